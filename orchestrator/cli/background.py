@@ -1,0 +1,64 @@
+"""The program of the daemon in the background: `python -m orchestrator.cli.background FD`.
+
+Its first task comes as JSON on standard input; what became of it is written to the descriptor FD,
+a line each: the outcome of the apply, then `{"listening": true}`. Its output is the daemon's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+from orchestrator.errors import OrchestrateError
+from orchestrator.settings import Settings
+
+
+def main() -> None:
+    """Run until told to end."""
+    # What is loaded stays: searching it for cycles, now or later, finds nothing.
+    gc.disable()
+    from orchestrator.daemon import AlreadyRunningError, Options, run
+    from orchestrator.runtime.state import AppliedSource
+
+    gc.freeze()
+    gc.enable()
+    # As a file, not as a number: once closed, the number may be the store's.
+    answers = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
+    task = json.load(sys.stdin)
+    # The pipe that the task came through ends with whoever started us.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    first = task.get("sources")
+
+    def answer(line: dict[str, Any]) -> None:
+        # Whoever asked may be gone, or know enough; the work goes on.
+        if not answers.closed:
+            with contextlib.suppress(OSError):
+                answers.write(json.dumps(line).encode() + b"\n")
+
+    def listening() -> None:
+        answer({"listening": True})
+        answers.close()
+
+    options = Options(
+        first=None if first is None else [AppliedSource(**source) for source in first],
+        add=bool(task.get("add")),
+        on_applied=lambda outcome: answer(outcome.as_json()),
+        on_listening=listening,
+    )
+    try:
+        asyncio.run(run(Settings.from_env(os.environ), options))
+    except AlreadyRunningError as error:
+        answer({"already_running": True, "message": error.message})
+        sys.exit(error.exit_code)
+    except OrchestrateError as error:
+        answer({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

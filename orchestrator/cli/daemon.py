@@ -1,0 +1,153 @@
+"""`down` and `daemon`: the end, and the process in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from typing import Any
+
+import click
+
+from orchestrator.cli.client import Client
+from orchestrator.cli.launch import ensure_daemon
+from orchestrator.cli.options import DURATION, json_option
+from orchestrator.cli.render import print_json, since
+from orchestrator.cli.waiting import while_watching
+from orchestrator.errors import NoDaemonError, TimedOutError
+from orchestrator.runtime import lock
+from orchestrator.settings import Settings
+
+ENDS_WITHIN = 15.0
+"""Seconds that a daemon may take to be gone once it has said that it goes."""
+
+
+@click.command("down", epilog="Example: orchestrate down")
+@click.option("--keep-daemon", is_flag=True, help="Leave the daemon running, with nothing to do.")
+@click.option("--timeout", type=DURATION, help="Stop waiting after this time.")
+def down_command(keep_daemon: bool, timeout: float | None) -> None:
+    """Stop all instances, forget the applied set, and end the daemon.
+
+    A daemon that had died is started first: nothing of it is left behind.
+    """
+    settings = Settings.from_env(os.environ)
+    if not _anything_to_stop(settings):
+        click.echo("nothing is running")
+        return
+    ensure_daemon(settings)
+    rows = Client(settings).get("/v1/status")["instances"]
+    _end(settings, "/v1/down", {"keep_daemon": keep_daemon}, timeout, stays=keep_daemon)
+    for row in rows:
+        if not row["managed"] and row["phase"] == "ready":
+            who = f"pid {row['pid']}" if row["pid"] else "the server"
+            click.echo(f"{row['name']}: detached, {who} at {row['url']} goes on")
+    click.echo("all instances are stopped" + ("" if keep_daemon else ", and the daemon has ended"))
+
+
+def _anything_to_stop(settings: Settings) -> bool:
+    """Without a daemon: something applied or recorded, or a process that carries our mark."""
+    if Client(settings).answers():
+        return True
+    if not os.path.isdir(settings.state_dir):
+        return False
+    from orchestrator.runtime.identity import find_owned, state_id
+    from orchestrator.runtime.state import Store
+
+    store = Store.open_to_read(settings.store_path)
+    applied = store.applied() if store is not None else None
+    return bool(applied and applied.sources) or bool(find_owned(state_id(settings.state_dir)))
+
+
+def _end(
+    settings: Settings, path: str, body: dict[str, Any], timeout: float | None, *, stays: bool
+) -> None:
+    """Ask for the end, then wait for the process itself to be gone: its lock is free then."""
+    client = Client(settings)
+    pid = client.get("/v1/status")["daemon"]["pid"]
+    # Opened before asking, so that it is the daemon's and nobody's who comes after it.
+    pidfd = None
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+    if timeout is None:
+        while_watching(settings, (), lambda: client.post(path, body))
+    else:
+        _post_within(client, path, body, timeout)
+    if pidfd is not None:
+        ended = stays or bool(select.select([pidfd], [], [], ENDS_WITHIN)[0])
+        os.close(pidfd)
+        if not ended:
+            raise TimedOutError(
+                f"the daemon (pid {pid}) said that it ends, but goes on",
+                hint="`orchestrate logs --daemon` shows why",
+            )
+
+
+def _post_within(client: Client, path: str, body: dict[str, Any], timeout: float) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import TimeoutError as NotYet
+
+    threads = ThreadPoolExecutor(1)
+    try:
+        threads.submit(client.post, path, body).result(timeout)
+    except NotYet:
+        threads.shutdown(wait=False, cancel_futures=True)
+        click.echo("error: still stopping; the daemon goes on with it", err=True)
+        click.echo("hint: `orchestrate kill NAME` waits no longer", err=True)
+        os._exit(TimedOutError.exit_code)
+
+
+@click.group("daemon", epilog="Example: orchestrate daemon restart")
+def daemon_command() -> None:
+    """Start, stop or look at the process in the background."""
+
+
+@daemon_command.command("start", epilog="Example: orchestrate daemon start")
+def start() -> None:
+    """Start the daemon; it takes up what was applied, and adopts what still runs."""
+    settings = Settings.from_env(os.environ)
+    if ensure_daemon(settings):
+        click.echo(f"daemon started (pid {lock.holder(settings.lock_path)})")
+    else:
+        click.echo(f"a daemon is already running (pid {lock.holder(settings.lock_path)})")
+
+
+@daemon_command.command("stop", epilog="Example: orchestrate daemon stop --instances")
+@click.option("--instances", is_flag=True, help="Stop the instances too; they stay applied.")
+def stop(instances: bool) -> None:
+    """End the daemon. Instances go on, and the applied set is remembered."""
+    settings = Settings.from_env(os.environ)
+    if not Client(settings).answers():
+        click.echo("no daemon is running")
+        return
+    _end(settings, "/v1/daemon/stop", {"instances": instances}, None, stays=False)
+    click.echo("daemon stopped; " + ("instances too" if instances else "instances go on"))
+
+
+@daemon_command.command("restart", epilog="Example: orchestrate daemon restart")
+def restart() -> None:
+    """End the daemon and start another; instances keep running."""
+    settings = Settings.from_env(os.environ)
+    if Client(settings).answers():
+        _end(settings, "/v1/daemon/stop", {}, None, stays=False)
+    ensure_daemon(settings)
+    click.echo(f"daemon restarted (pid {lock.holder(settings.lock_path)})")
+
+
+@daemon_command.command("status", epilog="Example: orchestrate daemon status --json")
+@json_option
+def status(as_json: bool) -> None:
+    """Say whether a daemon runs. Exits 3 when none does."""
+    settings = Settings.from_env(os.environ)
+    try:
+        document = Client(settings).get("/v1/status")
+    except NoDaemonError:
+        if not as_json:
+            raise
+        print_json({"daemon": None})
+        raise click.exceptions.Exit(NoDaemonError.exit_code) from None
+    daemon = document["daemon"]
+    if as_json:
+        print_json({"daemon": daemon, "version": document["version"]})
+        return
+    click.echo(f"pid {daemon['pid']}, up {since(daemon['since'])}, version {document['version']}")
+    click.echo(f"state folder {settings.state_dir}")

@@ -1,0 +1,185 @@
+"""`status` and `wait`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from orchestrator import __version__
+from orchestrator.cli.client import Client
+from orchestrator.cli.completion import instance_names
+from orchestrator.cli.model_lines import failed
+from orchestrator.cli.options import DURATION, json_option
+from orchestrator.cli.render import inert, print_json
+from orchestrator.cli.status_table import models_table, screen, status_table, summary
+from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
+from orchestrator.settings import Settings
+
+
+@click.command("status", epilog="Examples: orchestrate status | status coder --json | status -w")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=instance_names)
+@click.option("--watch", "-w", is_flag=True, help="Live, until Ctrl-C.")
+@click.option("--check", is_flag=True, help="Exit 1 unless converged.")
+@json_option
+def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bool) -> None:
+    """Show every instance: phase, port, process, memory, restarts, and what is wrong.
+
+    The only one, or the one that is named, is shown with its models.
+    """
+    settings = Settings.from_env(os.environ)
+    if watch:
+        _watch(settings, names, as_json=as_json)
+        return
+    document = fetch(settings)
+    only(document, names)
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    if document["daemon"] is None:
+        raise click.exceptions.Exit(NoDaemonError.exit_code)
+    if check and not document["converged"]:
+        raise click.exceptions.Exit(OrchestrateError.exit_code)
+
+
+def fetch(settings: Settings) -> dict[str, Any]:
+    """From the daemon, else from the store."""
+    try:
+        document = Client(settings).get("/v1/status")
+    except NoDaemonError:
+        from orchestrator.cli.offline import status_without_daemon
+
+        return status_without_daemon(settings)
+    if document["version"] != __version__:
+        click.echo(
+            f"warning: the daemon is version {document['version']}, this is {__version__}"
+            " (orchestrate daemon restart)",
+            err=True,
+        )
+    return document
+
+
+def only(document: dict[str, Any], names: Sequence[str]) -> None:
+    """Leave just the named instances. Raises `InputError` for one that is not there."""
+    known = {one["name"] for one in document["instances"]}
+    for name in names:
+        if name not in known:
+            from orchestrator.core.problem import did_you_mean, listing
+
+            hint = did_you_mean(name, known) or f"instances: {listing(sorted(known)) or 'none'}"
+            raise InputError(f"unknown instance {name!r}", hint=hint)
+    if names:
+        document["instances"] = [one for one in document["instances"] if one["name"] in names]
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    if document["instances"]:
+        for line in [*status_table(document), *models_table(document)]:
+            click.echo(line)
+    for line in summary(document):
+        click.echo(line)
+
+
+def _watch(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
+    """Redraw at every change and every second; the screen before it comes back at the end."""
+    stream = Client(settings).snapshots(refresh_ms=1000)
+    live = sys.stdout.isatty() and not as_json
+    if live:
+        click.echo("\x1b[?1049h\x1b[?25l", nl=False)
+    try:
+        for snapshot in stream:
+            document = snapshot["status"]
+            only(document, names)
+            if as_json:
+                click.echo(json.dumps(document))
+                continue
+            if live:
+                columns, rows = shutil.get_terminal_size()
+                lines = screen(document, columns, rows - 1)
+                body = "".join(f"{line}\x1b[K\r\n" for line in lines)
+                click.echo(f"\x1b[H{body}\x1b[J", nl=False)
+            else:
+                lines = [*status_table(document), *models_table(document), "", *summary(document)]
+                click.echo("\n".join(lines) + "\n")
+    finally:
+        if live:
+            click.echo("\x1b[?25h\x1b[?1049l", nl=False)
+    raise NoDaemonError("the daemon went away", hint="orchestrate daemon start")
+
+
+@click.command("wait", epilog="Example: orchestrate wait coder --for ready --timeout 2m")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=instance_names)
+@click.option(
+    "--for", "goal", type=click.Choice(["ready", "stopped"]), default="ready", show_default=True
+)
+@click.option("--timeout", type=DURATION, default="60s", show_default=True)
+@json_option
+def wait_command(names: tuple[str, ...], goal: str, timeout: float, as_json: bool) -> None:
+    """Wait until the named instances (all, by default) are ready or stopped.
+
+    Ready includes the models of an Ollama instance. Exits 1 as soon as one has failed, 4 when
+    the time is over.
+    """
+    settings = Settings.from_env(os.environ)
+    until = time.monotonic() + timeout
+    for snapshot in Client(settings).snapshots(refresh_ms=200):
+        document = snapshot["status"]
+        only(document, names)
+        verdict = _verdict(document, goal, named=bool(names))
+        if verdict is not None:
+            break
+        if time.monotonic() >= until:
+            missing = [_missed(o) for o in document["instances"] if not _reached(o, goal)]
+            raise TimedOutError(
+                f"not {goal} within {timeout:g} s: {', '.join(missing)}",
+                hint="orchestrate status",
+            )
+    else:
+        raise NoDaemonError("the daemon went away", hint="orchestrate daemon start")
+    if as_json:
+        print_json(document)
+    if not verdict:
+        reasons = "; ".join(_failures(document))
+        raise OrchestrateError(f"failed: {reasons}", hint="orchestrate logs NAME")
+
+
+def _verdict(document: Mapping[str, Any], goal: str, *, named: bool) -> bool | None:
+    if goal == "ready" and _failures(document):
+        return False
+    if goal == "ready" and not named:
+        return True if document["converged"] else None
+    return True if all(_reached(one, goal) for one in document["instances"]) else None
+
+
+def _failures(document: Mapping[str, Any]) -> list[str]:
+    """What will not become ready by waiting: instances that were given up, and models."""
+    found: list[str] = []
+    for one in document["instances"]:
+        if one["phase"] == "failed":
+            found.append(f"{one['name']}: {inert(one['message'])}")
+        elif one["phase"] == "ready":
+            # What is known of the models of a server that is not there is old.
+            found += [
+                f"{one['name']}: model {inert(m['name'])}: {inert(m['message'])}"
+                for m in failed(one)
+            ]
+    return found
+
+
+def _missed(one: Mapping[str, Any]) -> str:
+    """What was waited for in vain, with the models that are why."""
+    lacks = one["lacking"] if one["phase"] == "ready" else [one["phase"]]
+    return f"{one['name']} ({inert(', '.join(lacks))})" if lacks else one["name"]
+
+
+def _reached(one: Mapping[str, Any], goal: str) -> bool:
+    if goal == "ready":
+        return one["phase"] == "ready" and not one["lacking"]
+    return one["phase"] in ("stopped", "failed")

@@ -1,0 +1,330 @@
+"""Carries out actions, one at a time for each instance, side by side for all. Posts the outcome.
+
+It keeps the running `Process` of every instance, and nothing else: what an instance is, or should
+be, is the reconciler's to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import Any
+
+from orchestrator.control import attachment, monitor
+from orchestrator.control.attachment import Attached
+from orchestrator.control.bus import Bus
+from orchestrator.control.provisioner import Provisioner, Served
+from orchestrator.control.workshop import Workshop
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus, Phase
+from orchestrator.errors import StartError
+from orchestrator.runtime import ports, process
+from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
+from orchestrator.runtime.logs import Logs
+from orchestrator.runtime.process import Process
+
+PORT_WAIT = 0.3
+"""Seconds that a port may still look taken after its holder has gone."""
+
+WAITS = frozenset({"port-taken", "log-unwritable", "nothing-to-attach"})
+"""Reasons that pass by themselves, and are no fault of the instance: looked at again and again."""
+
+SpecOf = Callable[[str], InstanceSpec]
+"""The spec of an instance as it is in force now. Raises KeyError where nothing is known of it."""
+
+RowsOf = Callable[[str], tuple[ModelStatus, ...]]
+"""What the status has of the models of an instance."""
+
+
+class Executor:
+    """Starts, stops, adopts and lets go."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        logs: Logs,
+        inherited: Mapping[str, str],
+        owner: str,
+        spec_of: SpecOf,
+        rows_of: RowsOf,
+        workshop: Workshop,
+    ) -> None:
+        self._bus = bus
+        self._logs = logs
+        self._inherited = inherited
+        self._owner = owner
+        self._spec_of = spec_of
+        self._rows_of = rows_of
+        self._workshop = workshop
+        self._processes: dict[str, Process] = {}
+        self._provisioners: dict[str, Provisioner] = {}
+        self._attached: dict[str, tuple[Attached, asyncio.Task[None]]] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, spec: InstanceSpec, start_id: str) -> None:
+        """Begin a start that was already recorded.
+
+        Ends in `spawned`, in `attached` where somebody else runs a server, or in `start-failed`.
+        """
+        work = self._start_or_say_why(spec, start_id)
+        self._starting[spec.name] = self._launch(work, f"start {spec.name}")
+
+    def stop(self, name: str, *, start_id: str, grace: float) -> None:
+        """Begin a stop that was already recorded. The monitor posts `exited` at its end.
+
+        A server that somebody else runs is only let go of: that ends in `detached`.
+        """
+        self._launch(self._stop(name, start_id, grace), f"stop {name}")
+
+    def kill(self, name: str) -> None:
+        """End a stop's grace now."""
+        if running := self._processes.get(name):
+            running.signal(signal.SIGKILL)
+
+    def provision(self, name: str) -> None:
+        """Bring the models of a running instance to what is declared now."""
+        if provisioner := self._provisioners.get(name):
+            provisioner.wake()
+
+    def adopt(self, status: InstanceStatus, running: Process) -> None:
+        """Watch a process that an earlier daemon started for this instance."""
+        began = status.started_at or boot_clock()
+        was_ready = status.phase is Phase.READY
+        self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
+
+    @property
+    def idle(self) -> bool:
+        """True while it watches no process."""
+        return not self._processes
+
+    async def let_go(self) -> None:
+        """Leave every process running, and watch none any more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for running in self._processes.values():
+            running.let_go()
+        self._processes.clear()
+        self._attached.clear()
+
+    def _launch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._guarded(work, name), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a task boundary: the bug becomes an event
+            self._bus.post(Event(EventType.BUG, message=f"{name}: {error!r}"))
+
+    async def _start_or_say_why(self, spec: InstanceSpec, start_id: str) -> None:
+        """A start that fails in a way nobody thought of must not look like one under way."""
+        try:
+            await self._start(spec, start_id)
+        except Exception as error:  # noqa: BLE001 - a task boundary: the bug becomes an event
+            data = {"start_id": start_id, "permanent": False, "waits": False}
+            message = f"could not be started: {error!r}"
+            event = Event(EventType.START_FAILED, spec.name, "bug", message, data)
+            self._bus.post(event)
+
+    async def _start(self, spec: InstanceSpec, start_id: str) -> None:
+        try:
+            if spec.attach != "never" and await self._attaches(spec, start_id):
+                return
+            await self._port_is_free(spec)
+            attachment.must_be_ours(spec)
+            with self._log_of(spec.name) as log:
+                # Of starts that come together, all get this far before the first is spawned: from
+                # then on each step here has to wait its turn among engines that load.
+                await asyncio.sleep(0)
+                began = boot_clock()
+                mark = (OWNER_VARIABLE, f"{self._owner}/{spec.name}/{start_id}")
+                running = process.spawn(
+                    spec.command, inherited=self._inherited, owner=mark, log=log
+                )
+        except StartError as error:
+            self._bus.post(
+                Event(
+                    EventType.START_FAILED,
+                    spec.name,
+                    reason=error.reason,
+                    message=f"{error.message} ({error.hint})" if error.hint else error.message,
+                    data={
+                        "start_id": start_id,
+                        "permanent": error.permanent,
+                        "waits": error.reason in WAITS,
+                    },
+                )
+            )
+            return
+        # No await since the spawn: a stop that comes now finds either no process or this one.
+        self._watch(spec, start_id, running, began)
+        ref = running.ref
+        data = {
+            "start_id": start_id,
+            "pid": ref.pid,
+            "start_ticks": ref.start_ticks,
+            "boot_id": ref.boot_id,
+        }
+        self._bus.post(Event(EventType.SPAWNED, spec.name, data=data, message=f"pid {ref.pid}"))
+
+    async def _attaches(self, spec: InstanceSpec, start_id: str) -> bool:
+        """True when a server that somebody else runs is used instead of one of our own."""
+        began = boot_clock()
+        server = await attachment.find(spec.endpoint, within=attachment.FIRST_ANSWER)
+        if server is None or self._is_ours(server):
+            return False
+        name = spec.name
+        attached = Attached(name, start_id, lambda: self._spec_of(name), self._bus, server)
+        attached.is_there(server, took=boot_clock() - began)
+        task = self._launch(self._watch_attached(attached), f"attached {name}")
+        self._attached[name] = (attached, task)
+        return True
+
+    def _is_ours(self, server: AttachedTo) -> bool:
+        """One that we started, and that no instance accounts for any more: it is about to end."""
+        mark = environment_of(server.pid).get(OWNER_VARIABLE, "") if server.pid else ""
+        return mark.startswith(f"{self._owner}/")
+
+    async def _watch_attached(self, attached: Attached) -> None:
+        served = Served(
+            attached.name,
+            attached.start_id,
+            attached.spec,
+            managed=False,
+            ready=attached.ready,
+            rows=lambda: self._rows_of(attached.name),
+            pid=lambda: attached.server.pid,
+        )
+        with contextlib.ExitStack() as models:
+
+            def provision_anew() -> None:
+                models.close()
+                models.enter_context(self._provisioning(served))
+
+            provision_anew()
+            attached.on_return = provision_anew
+            why = await attachment.watch(attached)
+        del self._attached[attached.name]
+        self._post_detached(attached.name, attached.start_id, why)
+
+    def _post_detached(self, name: str, start_id: str, message: str) -> None:
+        data = {"start_id": start_id}
+        self._bus.post(Event(EventType.DETACHED, name, message=message, data=data))
+
+    async def _port_is_free(self, spec: InstanceSpec) -> None:
+        """Raises `StartError` naming who holds the port."""
+        host, port = spec.endpoint.host, spec.endpoint.port
+        until = boot_clock() + PORT_WAIT
+        while taken := ports.conflicting(host, port, ports.listeners()):
+            if boot_clock() >= until:
+                # In a thread: it walks the whole process table.
+                holder = await asyncio.to_thread(ports.holder, taken[0])
+                raise StartError(
+                    f"port {port} is taken by {holder}",
+                    reason="port-taken",
+                    permanent=False,
+                    hint="stop it, or give this instance another port, or `port: auto`",
+                )
+            await asyncio.sleep(0.005)
+
+    @contextlib.contextmanager
+    def _log_of(self, name: str) -> Generator[int]:
+        """The descriptor of a log that was just begun. Raises `StartError`."""
+        try:
+            log = self._logs.begin(name)
+        except OSError as error:
+            raise StartError(
+                f"{self._logs.path(name)} cannot be written: {error.strerror}",
+                reason="log-unwritable",
+                permanent=False,
+                hint="free some space, or mend the folder's permissions",
+            ) from error
+        try:
+            yield log
+        finally:
+            os.close(log)
+
+    def _watch(
+        self,
+        spec: InstanceSpec,
+        start_id: str,
+        running: Process,
+        began: float,
+        *,
+        was_ready: bool = False,
+    ) -> None:
+        name = spec.name
+        self._processes[name] = running
+
+        def in_force() -> InstanceSpec:
+            # What was adopted just now may not be known to anybody else yet.
+            with contextlib.suppress(KeyError):
+                return self._spec_of(name)
+            return spec
+
+        watched = monitor.Watched(name, start_id, running, began, in_force, was_ready)
+        self._launch(self._watch_to_the_end(watched), f"watch {name}")
+
+    async def _watch_to_the_end(self, watched: monitor.Watched) -> None:
+        served = Served(
+            watched.name,
+            watched.start_id,
+            watched.spec,
+            ready=watched.ready,
+            rows=lambda: self._rows_of(watched.name),
+            pid=lambda: watched.process.ref.pid,
+        )
+        with self._provisioning(served):
+            await monitor.watch(watched, bus=self._bus, logs=self._logs)
+        if self._processes.get(watched.name) is watched.process:
+            del self._processes[watched.name]
+
+    @contextlib.contextmanager
+    def _provisioning(self, served: Served) -> Generator[None]:
+        """Keep the models of a server that has some, for as long as it runs."""
+        if served.spec().holds is None:
+            yield
+            return
+        provisioner = Provisioner(served, bus=self._bus, workshop=self._workshop)
+        self._provisioners[served.name] = provisioner
+        task = self._launch(provisioner.keep(), f"provision {served.name}")
+        try:
+            yield
+        finally:
+            task.cancel()
+            if self._provisioners.get(served.name) is provisioner:
+                del self._provisioners[served.name]
+
+    async def _stop(self, name: str, start_id: str, grace: float) -> None:
+        starting = self._starting.pop(name, None)
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        if name in self._attached:
+            attached, watching = self._attached.pop(name)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            self._post_detached(name, start_id, attached.farewell())
+            return
+        running = self._processes.get(name)
+        if running is None:
+            # Cancelled before it had a process; or it ended just now, and this one comes late.
+            message = "stopped before it had a process"
+            data = {"start_id": start_id, "exit_code": None, "signal": None}
+            self._bus.post(Event(EventType.EXITED, name, message=message, data=data))
+            return
+        ended = await process.stop(running, grace=grace)
+        if ended is None:
+            message = (
+                f"pid {running.ref.pid} does not end, not even by SIGKILL: it hangs in the kernel"
+            )
+            self._bus.post(Event(EventType.BUG, name, reason="unkillable", message=message))

@@ -1,0 +1,110 @@
+"""What people ask for by hand: each is posted to the reconciler, then its outcome is awaited.
+
+Nothing here changes a status. Every verb may be repeated: asked twice, it is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.control.bus import Bus
+from orchestrator.control.reconciler import Reconciler
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.problem import did_you_mean, listing
+from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
+from orchestrator.errors import InputError
+
+VerbName = Literal["start", "stop", "restart", "kill"]
+VERBS: tuple[VerbName, ...] = ("start", "stop", "restart", "kill")
+
+DOWN = frozenset({Phase.FAILED, Phase.BACKOFF})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an intent ended for one instance."""
+
+    instance: str
+    ok: bool
+    phase: str
+    message: str
+
+
+class Intents:
+    """The verbs for single instances."""
+
+    def __init__(self, bus: Bus, reconciler: Reconciler) -> None:
+        self._bus = bus
+        self._reconciler = reconciler
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises `InputError` for a name that nothing bears: nothing declared, nothing leaving."""
+        known = {**self._reconciler.observed, **(self._reconciler.desired or {})}
+        for name in names:
+            if name not in known:
+                near = did_you_mean(name, known)
+                hint = near or f"instances: {listing(sorted(known)) or 'none'}"
+                raise InputError(f"unknown instance {name!r}", hint=hint)
+
+    async def act(self, verb: VerbName, name: str, *, wait: bool) -> Outcome:
+        """Ask for it and, with `wait`, stay until it is so or has failed."""
+        self.check([name])
+        before = self._reconciler.observed.get(name)
+        self._post(verb, name, before)
+        if not wait:
+            return Outcome(name, True, before.phase.value if before else "pending", "asked for")
+        if verb in ("stop", "kill"):
+            return await self._until(verb, name, _is_down)
+        old = before.start_id if before and verb == "restart" else ""
+        return await self._until(verb, name, lambda status: _came_up(status, old))
+
+    def _post(self, verb: VerbName, name: str, before: InstanceStatus | None) -> None:
+        spec = (self._reconciler.desired or {}).get(name)
+        if verb in ("stop", "kill"):
+            data = {"hurry": verb == "kill"}
+            self._bus.post(Event(EventType.HELD, name, reason=verb, data=data, spec=spec))
+        elif verb == "restart" or (before is not None and before.phase not in SERVING):
+            self._bus.post(Event(EventType.REDO, name, reason=verb))
+        else:
+            self._bus.post(Event(EventType.RELEASED, name, reason=verb))
+
+    async def _until(
+        self, verb: VerbName, name: str, verdict: Callable[[InstanceStatus | None], bool | None]
+    ) -> Outcome:
+        """Look after every pass. The verdict is None for as long as it is open."""
+        subscription = self._bus.subscribe()
+        try:
+            while True:
+                # First a pass, for the intent was only just posted.
+                await subscription.next()
+                status = self._reconciler.observed.get(name)
+                decided = verdict(status)
+                waiting = self._reconciler.plan.pending.get(name)
+                if waiting is not None and self._reconciler.state.settled:
+                    # Nothing is on its way that it could be waiting for.
+                    return Outcome(name, False, "pending", waiting.message)
+                if not decided and name not in (self._reconciler.desired or {}):
+                    if status is not None and verb in ("stop", "kill"):
+                        continue
+                    return Outcome(name, False, "stopped", "no longer declared")
+                if decided is not None:
+                    phase = status.phase.value if status else "stopped"
+                    return Outcome(name, decided, phase, status.message if status else "")
+        finally:
+            self._bus.unsubscribe(subscription)
+
+
+def _is_down(status: InstanceStatus | None) -> bool | None:
+    return True if status is None or status.phase not in ALIVE else None
+
+
+def _came_up(status: InstanceStatus | None, old_start_id: str) -> bool | None:
+    if status is None or (old_start_id and status.start_id == old_start_id):
+        return None
+    if status.phase is Phase.READY:
+        return True
+    if status.held or status.reason == "exited":
+        return False
+    return False if status.phase in DOWN and not status.redo else None

@@ -1,0 +1,266 @@
+"""Watches one process: is it ready, does it stay well, how did it end. Posts what it sees.
+
+It never acts. A process that hangs is condemned, by an event; the plan then stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from orchestrator.control.bus import Bus
+from orchestrator.control.inference import InferenceProbe, Reports
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.liveness import Verdict
+from orchestrator.core.spec import InstanceSpec
+from orchestrator.runtime import ports
+from orchestrator.runtime.identity import boot_clock, read_stat
+from orchestrator.runtime.logs import Logs, last_lines
+from orchestrator.runtime.probe import HttpProbe
+from orchestrator.runtime.process import Exit, Process
+from orchestrator.runtime.socket_table import Listener
+
+FIRST_POLL, LAST_POLL = 0.010, 0.050
+"""Seconds between questions while loading: quick at first, then sparing."""
+
+HEALTHY = frozenset({200, 401})
+"""A server that asks for its key is up: while it loads, it says 503 to everybody."""
+
+LOADING_PROBE_TIMEOUT = 2.0
+PROGRESS_EVERY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Which run of which instance. `spec` is asked anew each time: live fields may change."""
+
+    name: str
+    start_id: str
+    process: Process
+    began_at: float
+    spec: Callable[[], InstanceSpec]
+    was_ready: bool = False
+    """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it serves, and the socket is its own."""
+
+
+async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:
+    """Until the process has ended, group and all. The last thing posted is `exited`."""
+    probing = asyncio.create_task(_probe(watched, bus), name=f"probe {watched.name}")
+    try:
+        status = await watched.process.ended()
+    finally:
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+    tail = last_lines(logs, watched.name, 8)
+    reason = "crashed" if status.code != 0 else "exited"
+    message = f"{status}: {telling(tail)}" if tail and status.code != 0 else str(status)
+    data = {
+        "start_id": watched.start_id,
+        "exit_code": status.code,
+        "signal": status.signal,
+        "log": tail,
+    }
+    if status.code and (lost_to := _port_thief(watched)):
+        # It was free when it was looked at; whoever listens now was quicker by a moment.
+        holder = await asyncio.to_thread(ports.holder, lost_to)
+        message = f"port {lost_to.port} was taken by {holder} while it started; {message}"
+        reason, data["waits"] = "port-taken", True
+    bus.post(Event(EventType.EXITED, watched.name, reason=reason, message=message, data=data))
+    return status
+
+
+def _port_thief(watched: Watched) -> Listener | None:
+    """Who listens on the port of a group that is gone: nobody of ours."""
+    endpoint = watched.spec().endpoint
+    found = ports.conflicting(endpoint.connect_host, endpoint.port, ports.listeners())
+    return found[0] if found else None
+
+
+def telling(lines: list[str]) -> str:
+    """The line that most likely says why: the last that speaks of an error, else the last."""
+    for line in reversed(lines):
+        if "error" in line.lower() or "failed" in line.lower():
+            return line
+    return lines[-1]
+
+
+async def _probe(watched: Watched, bus: Bus) -> None:
+    spec = watched.spec()
+    probe = HttpProbe(spec.endpoint, spec.readiness.path)
+    try:
+        if watched.was_ready or await _becomes_ready(watched, probe, bus):
+            watched.ready.set()
+            # Kept while it was asked every few milliseconds; now it would only hold up the end of
+            # the engine, which first waits 0.1 s for the next question.
+            await probe.close()
+            await _stays_alive(watched, probe, bus)
+    except Exception as error:  # noqa: BLE001 - a task boundary: the bug becomes an event
+        bus.post(Event(EventType.BUG, watched.name, message=f"probe: {error!r}"))
+    finally:
+        await probe.close()
+
+
+async def _becomes_ready(watched: Watched, probe: HttpProbe, bus: Bus) -> bool:
+    """Poll until it serves and the socket is its own; condemn it when it makes no progress."""
+    pause = FIRST_POLL
+    endpoint = watched.spec().endpoint
+    progress = _Progress(watched)
+    while True:
+        readiness = watched.spec().readiness
+        status = await probe.status(within=min(LOADING_PROBE_TIMEOUT, readiness.timeout))
+        if status in HEALTHY:
+            strangers = _others_on_port(watched)
+            if strangers is None:
+                took = boot_clock() - watched.began_at
+                bus.post(_event(watched, EventType.READY, data={"ready_after_s": round(took, 3)}))
+                return True
+            if strangers != progress.strangers:
+                progress.strangers = strangers
+                progress.note = await asyncio.to_thread(_who_answers, endpoint.port, strangers)
+        verdict = progress.verdict(readiness.timeout, readiness.deadline)
+        if verdict:
+            bus.post(_event(watched, EventType.CONDEMNED, reason="timeout", message=verdict))
+            return False
+        if progress.changed_note:
+            bus.post(_event(watched, EventType.PROGRESS, message=progress.take_note()))
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.3, LAST_POLL)
+
+
+def _others_on_port(watched: Watched) -> list[Listener] | None:
+    """Whose else the port is; None when every listener belongs to the group that we started."""
+    endpoint = watched.spec().endpoint
+    sockets = ports.conflicting(endpoint.connect_host, endpoint.port, ports.listeners())
+    if ports.all_owned_by(watched.process.ref, sockets):
+        return None
+    return [s for s in sockets if not ports.all_owned_by(watched.process.ref, [s])]
+
+
+def _who_answers(port: int, others: list[Listener]) -> str:
+    """For people. Walks the process table, so not for the event loop."""
+    who = ports.holder(others[0]) if others else "nobody that is visible"
+    return f"port {port} is answered by {who}, not by this instance"
+
+
+class _Progress:
+    """Notices whether a loading process still does something, and tells how far it is."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._began = self._moved = self._looked = time.monotonic()
+        self._last: tuple[int, ...] = ()
+        self._told = ""
+        self.note = ""
+        self.strangers: list[Listener] | None = None
+        """Who else listened when the note was made."""
+
+    def verdict(self, timeout: float, deadline: float) -> str:
+        """Why to give up on it, or an empty string."""
+        now = time.monotonic()
+        if now - self._looked >= min(PROGRESS_EVERY, timeout / 4):
+            self._looked = now
+            self._look(now)
+        if now - self._began >= deadline:
+            return f"not ready within {deadline:g} s" + (f": {self.note}" if self.note else "")
+        if now - self._moved >= timeout:
+            return f"not ready, and no progress for {timeout:g} s" + (
+                f": {self.note}" if self.note else ""
+            )
+        return ""
+
+    def _look(self, now: float) -> None:
+        pid = self._watched.process.ref.pid
+        stat = read_stat(pid)
+        read = _bytes_read(pid)
+        seen = (stat.cpu_ticks, stat.rss_pages, read) if stat else ()
+        if seen != self._last:
+            self._last, self._moved = seen, now
+            if stat and not self.note.startswith("port "):
+                memory = stat.rss_pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+                self.note = f"loading: {memory:,.0f} MiB in memory after {now - self._began:.0f} s"
+
+    @property
+    def changed_note(self) -> bool:
+        return self.note != self._told
+
+    def take_note(self) -> str:
+        self._told = self.note
+        return self.note
+
+
+def _bytes_read(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/io", "rb") as file:
+            return int(file.readline().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus) -> None:
+    """Probe at intervals; `failures` in a row condemn it."""
+    failed = 0
+    # Dozens that became ready together are not to be asked together for ever.
+    spread = crc32(watched.start_id.encode()) / 2**32
+    interval = watched.spec().liveness.interval
+    # Of one that is adopted nothing is known yet: it is asked soon.
+    await asyncio.sleep(
+        min(interval, 1.0) * spread if watched.was_ready else interval * (0.5 + spread / 2)
+    )
+    inference = InferenceProbe(watched.spec, lambda: watched.process.ref.pid)
+    reports = Reports(watched.name, watched.start_id, bus)
+    while True:
+        if inference.wanted:
+            verdict, seconds = await inference.look()
+            reports.post(verdict, seconds)
+        else:
+            verdict = await _answers(probe, watched.spec())
+            reports.forget()
+        # An edit may have come while it was asked.
+        liveness = watched.spec().liveness
+        if verdict.kind != "down":
+            if failed:
+                bus.post(_event(watched, EventType.READY))
+            failed = 0
+        else:
+            failed = failed + 1 if verdict.counts else max(failed, 1)
+            message = f"health check: {verdict.message} ({failed} of {liveness.failures})"
+            bus.post(_event(watched, EventType.UNREADY, reason="unhealthy", message=message))
+            if failed >= liveness.failures:
+                bus.post(_event(watched, EventType.CONDEMNED, reason="hung", message=message))
+                return
+        await asyncio.sleep(liveness.interval)
+
+
+async def _answers(probe: HttpProbe, spec: InstanceSpec) -> Verdict:
+    """Whether the health path answers as it should."""
+    within = spec.liveness.timeout
+    status = await probe.status(within=within)
+    await probe.close()
+    if status in HEALTHY:
+        return Verdict("healthy", "")
+    message = f"answers {status}" if status else f"no answer in {within:g} s"
+    # One that loads, again, is no use to anybody, but does not hang.
+    return Verdict("down", message, counts=status != 503)
+
+
+def _event(
+    watched: Watched,
+    kind: EventType,
+    *,
+    reason: str = "",
+    message: str = "",
+    data: dict[str, object] | None = None,
+) -> Event:
+    return Event(
+        kind,
+        watched.name,
+        reason=reason,
+        message=message,
+        data={"start_id": watched.start_id, **(data or {})},
+    )

@@ -1,0 +1,100 @@
+"""Brings the models of one running Ollama instance to what is declared, and keeps them so.
+
+One `Provisioner` for one run of one instance. It compares whole levels: what its spec declares
+now, and what the server says that it has. It posts what it sees and does as `model` events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.control.bus import Bus
+from orchestrator.control.model_board import Board
+from orchestrator.control.model_upkeep import Calls, Upkeep
+from orchestrator.control.model_work import Bench
+from orchestrator.control.workshop import Workshop
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.spec import InstanceSpec, ModelSet
+from orchestrator.core.status import ModelStatus
+from orchestrator.runtime.ollama_server import OllamaServer
+from orchestrator.runtime.runners import Runners
+
+
+def _no_rows() -> tuple[ModelStatus, ...]:
+    return ()
+
+
+def _nobody() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A run of an instance whose models are to be kept. `spec` is asked anew each time.
+
+    `rows` is what the status has of its models. `ready` is set once its server answers and is
+    known to be the right one. `managed` is False for a server that was attached to: nothing is
+    ever deleted there. `pid` is the server's now, where it is known.
+    """
+
+    name: str
+    start_id: str
+    spec: Callable[[], InstanceSpec]
+    managed: bool = True
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    rows: Callable[[], tuple[ModelStatus, ...]] = _no_rows
+    pid: Callable[[], int | None] = _nobody
+
+
+class Provisioner:
+    """Owns the work on one server's models: at most one thing at a time for one model."""
+
+    def __init__(self, served: Served, *, bus: Bus, workshop: Workshop) -> None:
+        self._served = served
+        self._bus = bus
+        self._workshop = workshop
+        self._calls = Calls()
+
+    def wake(self) -> None:
+        """Something else is declared, or somebody asked for another try."""
+        self._calls.asked = True
+        self._calls.nudge()
+
+    async def keep(self) -> None:
+        """Until cancelled, which ends what is under way on the server, too."""
+        # A server for which no models are declared costs nothing.
+        while not self._holds().models and not self._served.rows():
+            await self._calls.wait(None)
+        await self._served.ready.wait()
+        server = OllamaServer(self._served.spec().endpoint)
+        runners = Runners(self._served.pid, self._calls.nudge)
+        try:
+            await Upkeep(
+                self._bench(server),
+                holds=self._holds,
+                rows=self._served.rows,
+                runners=runners,
+                calls=self._calls,
+                bug=self._bug,
+            ).keep()
+        finally:
+            runners.close()
+            await server.close()
+
+    def _holds(self) -> ModelSet:
+        return self._served.spec().holds or ModelSet()
+
+    def _bench(self, server: OllamaServer) -> Bench:
+        store = self._holds().store if self._served.managed else ""
+        return Bench(
+            server=server,
+            workshop=self._workshop,
+            board=Board(self._served.name, self._served.start_id, self._bus),
+            key=store or self._served.spec().endpoint.url,
+            store=store or None,
+        )
+
+    def _bug(self, message: str) -> None:
+        self._bus.post(Event(EventType.BUG, self._served.name, message=message))

@@ -1,0 +1,247 @@
+"""The loop: fold what happened, plan, record, act. The only writer of what is observed.
+
+One pass is one call of `step`, without an await: nothing changes under its feet. What it submits
+it folds and commits first, so the next pass cannot plan the same start twice, and a daemon that
+dies in between leaves a record behind every process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from dataclasses import replace
+from uuid import uuid4
+
+from orchestrator.control.adoption import runs_as
+from orchestrator.control.bus import Bus, NewDesired
+from orchestrator.control.executor import Executor
+from orchestrator.core.event import AGAIN, Event, EventType
+from orchestrator.core.fold import fold
+from orchestrator.core.plan import (
+    Action,
+    Convergence,
+    Plan,
+    Verb,
+    convergence,
+    make_plan,
+    renewals,
+)
+from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.status import ModelStatus, Observed, Phase
+from orchestrator.runtime.files import identity_of
+from orchestrator.runtime.identity import boot_clock
+from orchestrator.runtime.state import Store, StoreError
+
+STORE_RETRY = 2.0
+"""Seconds after which a commit that failed is tried again."""
+
+MAX_ROUNDS = 8
+"""Plans in one pass. Two suffice; more would be a plan that does not settle."""
+
+
+class Reconciler:
+    """Owns `desired` and `observed`; everybody else reads snapshots and posts events."""
+
+    def __init__(self, *, bus: Bus, store: Store, observed: Observed) -> None:
+        self._bus = bus
+        self._store = store
+        self._executor: Executor | None = None
+        self.desired: Desired | None = None
+        """None until it is known what is applied: until then nothing is planned."""
+        self.number = 0
+        """Which applied set `desired` and `state` are about."""
+        self.observed = observed
+        self.plan = Plan()
+        self.state = Convergence(converged=False, settled=False)
+        self.store_error = ""
+        self._unsaved: list[Event] = []
+        self._waits: dict[str, str] = {}
+        """What each instance waits for that could not be started for it, in words."""
+
+    def attach(self, executor: Executor) -> None:
+        """The executor and the reconciler know each other; this one comes first."""
+        self._executor = executor
+
+    def spec_in_force(self, name: str) -> InstanceSpec:
+        """What an instance runs, with the live fields that are declared for it now."""
+        status = self.observed[name]
+        return status.spec
+
+    def models_of(self, name: str) -> tuple[ModelStatus, ...]:
+        """What is observed of the models of an instance."""
+        status = self.observed.get(name)
+        return status.models if status is not None else ()
+
+    async def run(self) -> None:
+        """Pass after pass, until cancelled."""
+        while True:
+            wake_at = self.step()
+            if self.store_error:
+                wake_at = min(wake_at or float("inf"), boot_clock() + STORE_RETRY)
+            timeout = None if wake_at is None else max(wake_at - boot_clock(), 0.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._bus.posted()
+
+    def step(self) -> float | None:
+        """One pass. Returns when to look again (boot clock) though nothing happens."""
+        events: list[Event] = []
+        for item in self._bus.drain():
+            if isinstance(item, NewDesired):
+                events += self._take_up(item)
+            else:
+                self._fold(item, events)
+        submitted: list[tuple[Action, str]] = []
+        was_converged = self.state.converged
+        self._plan_and_submit(events, submitted)
+        if self.state.converged and not was_converged:
+            count = len(self.desired or {})
+            note = Event(EventType.CONVERGED, message=f"{count} of {count} ready")
+            self._fold(self._bus.stamp(note), events)
+        self._save(events)
+        # Recorded: from here on a crash leaves nothing behind that a new daemon cannot find.
+        for action, start_id in submitted:
+            self._act(action, start_id)
+        self._bus.publish(events)
+        return self.plan.wake_at
+
+    def _fold(self, event: Event, events: list[Event]) -> None:
+        event = self._said_before(event)
+        status = self.observed.get(event.instance)
+        if event.type is EventType.EXITED and status and status.phase is Phase.STOPPING:
+            # Nothing that crashed: the timeline names what it was stopped for.
+            event = replace(event, reason=status.reason)
+        self.observed = fold(self.observed, event)
+        events.append(event)
+
+    def _said_before(self, event: Event) -> Event:
+        """The event, marked where it is one more try of what waits for the same thing as before.
+
+        What waits for days for a port, or for a server to attach to, must not fill the timeline.
+        """
+        name, again = event.instance, False
+        if event.type is EventType.START_FAILED and event.data.get("waits"):
+            again = self._waits.get(name) == event.message
+            self._waits[name] = event.message
+        elif event.type is EventType.STARTING:
+            again = name in self._waits and event.reason == "restart"
+        elif event.type in _WAITED_ENOUGH:
+            self._waits.pop(name, None)
+        return replace(event, data={**event.data, AGAIN: True}) if again else event
+
+    def _take_up(self, new: NewDesired) -> list[Event]:
+        events: list[Event] = []
+        self.desired = new.desired
+        self.number = new.number
+        self.state = Convergence(converged=False, settled=False)
+        if new.event is not None:
+            self._fold(new.event, events)
+        self._recognise(events)
+        if new.renew:
+            for name, anew in renewals(new.desired, self.observed).items():
+                kind = EventType.REDO if anew else EventType.RELEASED
+                self._fold(self._bus.stamp(Event(kind, name, reason="apply")), events)
+        return events
+
+    def _recognise(self, events: list[Event]) -> None:
+        """What was adopted by its mark alone is what is declared, if that is what it runs."""
+        for name, spec in (self.desired or {}).items():
+            status = self.observed.get(name)
+            if (
+                status is not None
+                and status.guessed
+                and status.process is not None
+                and runs_as(status.process, spec)
+            ):
+                message = "recognised as what is declared"
+                # The process is; which models it has is not known yet, and for the plan to see to.
+                runs = replace(spec, holds=status.spec.holds)
+                self._fold(
+                    self._bus.stamp(Event(EventType.UPDATED, name, message=message, spec=runs)),
+                    events,
+                )
+
+    def _as_on_disk(self, action: Action) -> Action:
+        """A start reads its files as they are now, whenever they were looked at before."""
+        assert action.spec is not None, "a start carries its spec"
+        inputs = tuple(
+            replace(file, identity=identity_of(file.path) or file.identity)
+            for file in action.spec.inputs
+        )
+        spec = replace(action.spec, inputs=inputs)
+        self.desired = {**(self.desired or {}), action.instance: spec}
+        return replace(action, spec=spec)
+
+    def _plan_and_submit(self, events: list[Event], submitted: list[tuple[Action, str]]) -> None:
+        if self.desired is None:
+            self.plan = Plan()
+            return
+        for _ in range(MAX_ROUNDS):
+            self.plan = make_plan(self.desired, self.observed, boot_clock())
+            for name in self.plan.forget:
+                self._fold(self._bus.stamp(Event(EventType.FORGOTTEN, name)), events)
+            for planned in self.plan.actions:
+                action = self._as_on_disk(planned) if planned.verb is Verb.START else planned
+                start_id = uuid4().hex[:16]
+                self._fold(self._bus.stamp(_submission(action, start_id)), events)
+                submitted.append((action, start_id))
+            if not self.plan.actions:
+                break
+        self.state = convergence(self.desired, self.observed, self.plan)
+
+    def _save(self, events: Iterable[Event]) -> None:
+        self._unsaved += events
+        try:
+            self._store.save(self.observed, self._unsaved)
+        except StoreError as error:
+            # The instances go on: their marks in the process table stand in for the record.
+            del self._unsaved[:-1000]
+            if not self.store_error:
+                message = f"state cannot be saved: {error}; instances are kept running"
+                self._bus.post(Event(EventType.STORE_ERROR, message=message))
+            self.store_error = str(error)
+            return
+        self._unsaved.clear()
+        if self.store_error:
+            self.store_error = ""
+            self._bus.post(Event(EventType.STORE_OK, message="state is saved again"))
+
+    def _act(self, action: Action, start_id: str) -> None:
+        assert self._executor is not None, "attached before the first pass"
+        if action.verb is Verb.START:
+            assert action.spec is not None, "a start carries its spec"
+            self._executor.start(action.spec, start_id)
+        elif action.verb in (Verb.STOP, Verb.REPLACE):
+            status = self.observed[action.instance]
+            grace = 0.0 if action.reason == "hung" else status.spec.stop.grace
+            self._executor.stop(action.instance, start_id=status.start_id, grace=grace)
+        elif action.verb is Verb.KILL:
+            self._executor.kill(action.instance)
+        elif action.verb is Verb.PROVISION:
+            self._executor.provision(action.instance)
+
+
+_WAITED_ENOUGH = frozenset({EventType.SPAWNED, EventType.ATTACHED, EventType.FORGOTTEN})
+
+_SUBMITS = {
+    Verb.START: EventType.STARTING,
+    Verb.STOP: EventType.STOPPING,
+    Verb.REPLACE: EventType.STOPPING,
+    Verb.KILL: EventType.KILLING,
+    Verb.UPDATE: EventType.UPDATED,
+    Verb.PROVISION: EventType.UPDATED,
+}
+
+
+def _submission(action: Action, start_id: str) -> Event:
+    """The event that records an action before it is carried out."""
+    data = {"start_id": start_id} if action.verb is Verb.START else {}
+    return Event(
+        _SUBMITS[action.verb],
+        action.instance,
+        reason=action.reason,
+        message=action.message,
+        data=data,
+        spec=action.spec,
+    )

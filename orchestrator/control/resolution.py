@@ -1,0 +1,302 @@
+"""Files in, desired state out: reads, parses, discovers and resolves. Blocking; run in a thread.
+
+The one road from paths to specs: the daemon takes it, and so do `validate` and `plan` without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.control.toolchain import Toolchain
+from orchestrator.core.catalog import Catalog, CatalogError
+from orchestrator.core.engine import Engine
+from orchestrator.core.modelfile import ModelfileOnDisk, absolute, parse_modelfile
+from orchestrator.core.modelfile_text import ModelfileError
+from orchestrator.core.parse import LoadedProfile, parse_profile
+from orchestrator.core.port import PortChooser
+from orchestrator.core.problem import Place, Problem
+from orchestrator.core.profile import OllamaConfig
+from orchestrator.core.promise import Promises
+from orchestrator.core.resolve import (
+    EngineKey,
+    ResolvedFile,
+    Surroundings,
+    needed_engines,
+    resolve_profile,
+    unite,
+)
+from orchestrator.core.source import MAX_BYTES
+from orchestrator.core.spec import Desired
+from orchestrator.discovery.places import locations, ollama_store
+from orchestrator.discovery.scan import inspect, scan
+from orchestrator.errors import InputError
+from orchestrator.runtime.files import named_files, read_bounded
+from orchestrator.runtime.state import AppliedSource
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One profile file as it is on disk now. `data` is None when it cannot be read: see `error`."""
+
+    file: str
+    source: AppliedSource
+    data: bytes | None
+    error: str = ""
+
+    @property
+    def revision(self) -> str:
+        return f"sha256:{hashlib.sha256(self.data or b'').hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What files mean together. `desired` is complete only when there are no problems."""
+
+    files: tuple[ResolvedFile, ...]
+    desired: Desired
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    chosen_ports: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What resolving has to know of this machine besides the files. Ports as for `PortChooser`."""
+
+    toolchain: Toolchain
+    cache_dir: str
+    run_dir: str
+    held_ports: Mapping[str, int]
+    taken_ports: frozenset[int]
+    ephemeral: tuple[int, int]
+    promises: Promises = field(default_factory=Promises)
+    """Of instances that are applied beside what is resolved."""
+
+
+def read_files(sources: Iterable[AppliedSource]) -> list[Reading]:
+    """Every file of the sources, each once: the last source that names it counts."""
+    readings: dict[str, Reading] = {}
+    for source in sources:
+        if not source.is_folder:
+            readings[source.path] = _read(source.path, source)
+            continue
+        try:
+            names = sorted(os.listdir(source.path))
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}"
+            readings[source.path] = Reading(source.path, source, None, message)
+            continue
+        for name in names:
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                path = os.path.join(source.path, name)
+                readings[path] = _read(path, source)
+    return list(readings.values())
+
+
+def folders_without(sources: Iterable[AppliedSource], readings: Sequence[Reading]) -> list[Reading]:
+    """An error for each folder without a profile: named by mistake, it would stop everything."""
+    used = {reading.source.path for reading in readings}
+    message = "there is no profile (*.yaml, *.yml) in this folder"
+    return [
+        Reading(source.path, source, None, message)
+        for source in sources
+        if source.is_folder and source.path not in used
+    ]
+
+
+def _read(path: str, source: AppliedSource) -> Reading:
+    try:
+        return Reading(path, source, read_bounded(path, MAX_BYTES))
+    except FileNotFoundError:
+        return Reading(path, source, None, "the file does not exist")
+    except OSError as error:
+        return Reading(path, source, None, f"the file cannot be read: {error.strerror}")
+
+
+def resolve_readings(readings: Sequence[Reading], machine: Machine) -> Resolution:
+    """All problems of all files at once; specs for what is right."""
+    problems: list[Problem] = []
+    loaded: list[tuple[LoadedProfile, AppliedSource]] = []
+    for reading in readings:
+        if reading.data is None:
+            problems.append(Problem(reading.error, Place(reading.file, 1, 1)))
+            continue
+        parsed = parse_profile(reading.data, file=reading.file, env=reading.source.env)
+        problems += parsed.problems
+        if parsed.profile is not None:
+            loaded.append((parsed.profile, reading.source))
+        elif parsed.rest is not None:
+            # Rejected in any case: resolved only so that all of its errors come at once.
+            loaded.append((parsed.rest, reading.source))
+    return _resolve_loaded(loaded, problems, machine)
+
+
+def _resolve_loaded(
+    loaded: list[tuple[LoadedProfile, AppliedSource]], problems: list[Problem], machine: Machine
+) -> Resolution:
+    fixed = {
+        config.port
+        for profile, _ in loaded
+        for config in profile.config.instances.values()
+        if isinstance(config.port, int)
+    }
+    chooser = PortChooser(machine.held_ports, machine.taken_ports | fixed, machine.ephemeral)
+    files: list[ResolvedFile] = []
+    warnings: list[Problem] = []
+    by_file = {profile.file: profile for profile, _ in loaded}
+    for profile, source in loaded:
+        home = _home(source)
+        promises = machine.promises.and_of(profile.config, profile.folder, home)
+        machine = replace(machine, promises=promises)
+    for profile, source in loaded:
+        around = _surroundings(profile, source, machine, chooser)
+        resolved = resolve_profile(profile, around)
+        problems += resolved.problems
+        warnings += resolved.warnings
+        files.append(resolved.file)
+    desired, conflicts = unite(files)
+    for conflict in conflicts:
+        path = ("instances", conflict.instance)
+        place = by_file[conflict.file].place(path, key=True)
+        problems.append(Problem(conflict.message, place, path, conflict.hint))
+    ordered = sorted(problems, key=lambda p: (p.place.file, p.place.line, p.place.column))
+    return Resolution(tuple(files), desired, tuple(ordered), tuple(warnings), chooser.chosen)
+
+
+def _home(source: AppliedSource) -> str:
+    """The caller's."""
+    return source.env.get("HOME") or os.path.expanduser("~")
+
+
+def _surroundings(
+    profile: LoadedProfile, source: AppliedSource, machine: Machine, chooser: PortChooser
+) -> Surroundings:
+    home = _home(source)
+    return Surroundings(
+        catalog=_catalog(profile, source, machine),
+        engines={
+            key: _engine(key, profile, source, machine.toolchain)
+            for key in needed_engines(profile.config)
+        },
+        host=source.env.get("ORCHESTRATE_HOST") or "127.0.0.1",
+        cwd=machine.run_dir,
+        ports=chooser,
+        store=ollama_store(source.env, home=home, cwd=source.cwd),
+        listening=machine.taken_ports,
+        modelfiles=_modelfiles(profile, home),
+        promises=machine.promises,
+    )
+
+
+def _modelfiles(profile: LoadedProfile, home: str) -> dict[str, ModelfileOnDisk]:
+    """Every Modelfile that the profile names, by what it says."""
+    found: dict[str, ModelfileOnDisk] = {}
+    for config in profile.config.instances.values():
+        for model in config.models if isinstance(config, OllamaConfig) else ():
+            if model.modelfile is not None:
+                written = model.modelfile
+                whole = home + written[1:] if written.startswith("~/") else written
+                path = os.path.normpath(os.path.join(profile.folder, whole))
+                text = text_of(path)
+                found[written] = ModelfileOnDisk(path, text, _present_bases(path, text))
+    return found
+
+
+def _present_bases(path: str, text: str | InputError) -> frozenset[str]:
+    """Those of its bases that are files."""
+    if isinstance(text, InputError):
+        return frozenset()
+    try:
+        bases = parse_modelfile(text).bases
+    except ModelfileError:
+        return frozenset()
+    folder = os.path.dirname(path)
+    return frozenset(base for base in bases if named_files(absolute(base, folder)))
+
+
+def text_of(path: str) -> str | InputError:
+    """What a Modelfile says, or why it cannot be read."""
+    try:
+        data = read_bounded(path, MAX_BYTES)
+        if len(data) > MAX_BYTES:
+            return InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB")
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8")
+    except FileNotFoundError:
+        return InputError(f"{path} does not exist")
+    except OSError as error:
+        return InputError(f"{path} cannot be read: {error.strerror}")
+
+
+def _engine(
+    key: EngineKey, profile: LoadedProfile, source: AppliedSource, toolchain: Toolchain
+) -> Engine | InputError:
+    name, binary = key
+    if binary is not None and "/" in binary:
+        binary = os.path.normpath(os.path.join(profile.folder, os.path.expanduser(binary)))
+    try:
+        return toolchain.engine(name, binary, source.env)
+    except InputError as error:
+        return error
+
+
+def _catalog(profile: LoadedProfile, source: AppliedSource, machine: Machine) -> Catalog:
+    """What discovery finds for this caller, and the files that the profile names by path."""
+    home = _home(source)
+    dirs = [os.path.join(profile.folder, one) for one in profile.config.catalog.dirs]
+    cache_file = catalog_cache(machine.cache_dir)
+    refs = list(_references(profile))
+    named = [path for ref in refs if (path := _as_file(ref, profile.folder)) is not None]
+    if len(named) == len(refs) and not _has_stores(profile):
+        # Every model is named by its path: nothing has to be searched.
+        return _inspected(Catalog(), named, cache_file)
+    stores = machine.promises.stores
+    places = locations(source.env, home=home, cwd=source.cwd, dirs=dirs, stores=stores)
+    catalog = scan(places, cache_file=cache_file)
+    return _inspected(catalog, named, cache_file)
+
+
+def _references(profile: LoadedProfile) -> Iterator[str]:
+    """Every model on disk that the profile names."""
+    for config in profile.config.instances.values():
+        if isinstance(config, OllamaConfig):
+            yield from (model.gguf for model in config.models if model.gguf is not None)
+        else:
+            yield config.model
+
+
+def _has_stores(profile: LoadedProfile) -> bool:
+    """Whether what is in Ollama's stores matters to it."""
+    return any(isinstance(config, OllamaConfig) for config in profile.config.instances.values())
+
+
+def catalog_cache(cache_dir: str) -> str:
+    """Where discovery remembers headers."""
+    return os.path.join(cache_dir, "catalog.json")
+
+
+def _as_file(ref: str, folder: str) -> str | None:
+    path = os.path.normpath(os.path.join(folder, os.path.expanduser(ref)))
+    for candidate in (path, f"{path}.gguf"):
+        if os.path.isfile(candidate):
+            return candidate
+    return None
+
+
+def _inspected(catalog: Catalog, paths: Iterable[str], cache_file: str) -> Catalog:
+    known = {part for model in catalog.models for part in (model.path, *model.parts)}
+    models, errors = list(catalog.models), list(catalog.errors)
+    for path in dict.fromkeys(paths):
+        if path in known:
+            continue
+        try:
+            models.append(inspect(path, cache_file=cache_file))
+        except InputError as error:
+            errors.append(CatalogError(path, error.message, error.hint))
+    return Catalog(tuple(models), tuple(errors))

@@ -1,0 +1,229 @@
+"""The difference between what runs and what is wanted, field by field, for people and for `plan`.
+
+Restart fields reach the process: a difference replaces it. Live fields are read by the daemon
+alone: a difference is taken up in place.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, cast
+
+from orchestrator.core.secret import MASK, is_secret_name, masked_argv
+from orchestrator.core.spec import Command, InstanceSpec, ModelSet, ModelSpec
+from orchestrator.core.units import format_duration
+
+LIVE_FIELDS = (
+    "description",
+    "model",
+    "needs",
+    "readiness",
+    "liveness",
+    "restart",
+    "stop",
+    "profiles",
+    "auto_port",
+    "attach",
+    "holds",
+    "inference",
+)
+"""Fields of `InstanceSpec` that never reach the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One field: `have` -> `want`. None means that it is not there."""
+
+    field: str
+    have: Any
+    want: Any
+
+    def __str__(self) -> str:
+        have, want = _words(self.have), _words(self.want)
+        if have is None:
+            return f"{self.field}: {want} (new)"
+        if want is None:
+            return f"{self.field}: {have} (gone)"
+        return f"{self.field}: {have} -> {want}"
+
+
+def _words(value: Any) -> Any:
+    """Lists as people write them; everything else as it is."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return value
+
+
+def process_drift(
+    have: InstanceSpec, want: InstanceSpec, *, managed: bool = True
+) -> tuple[Drift, ...]:
+    """What would need another process at the endpoint, secrets masked.
+
+    Of a server that somebody else runs (`managed` is False) only the address is ours to choose.
+    """
+    if managed:
+        found: list[Drift] = [*restart_drift(have, want)]
+        if want.attach == "only" and have.attach != "only":
+            # What was started as ours is in the way of what is to be used instead.
+            found.append(Drift("attach", have.attach, want.attach))
+        return tuple(found)
+    found = []
+    if have.engine != want.engine:
+        found.append(Drift("engine", have.engine, want.engine))
+    if have.endpoint != want.endpoint:
+        found.append(Drift("address", have.endpoint.authority, want.endpoint.authority))
+    if want.attach == "never":
+        found.append(Drift("attach", have.attach, want.attach))
+    return tuple(found)
+
+
+def restart_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
+    """What would need a new process, secrets masked."""
+    if have.command == want.command and have.engine == want.engine:
+        return ()
+    found = [Drift("engine", have.engine, want.engine)] if have.engine != want.engine else []
+    found += _mapping_drift(_settings(have.command), _settings(want.command))
+    found += _mapping_drift(_environment(have), _environment(want))
+    if have.command.cwd != want.command.cwd:
+        found.append(Drift("cwd", have.command.cwd, want.command.cwd))
+    # Only the order, a repetition or a masked value differs: say at least that something does.
+    return tuple(found) or (Drift("command", "as it runs", "as declared"),)
+
+
+def input_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
+    """Files whose content on disk is no longer what the process has read."""
+    known = {(file.role, file.path): file.identity for file in have.inputs}
+    return tuple(
+        Drift(file.role, file.path, f"{file.path} (changed on disk)")
+        for file in want.inputs
+        if known.get((file.role, file.path)) not in (None, file.identity)
+    )
+
+
+def live_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
+    """What changes in place, without a new process."""
+    found: list[Drift] = []
+    for name in LIVE_FIELDS:
+        old, new = getattr(have, name), getattr(want, name)
+        if old == new:
+            continue
+        if name == "holds":
+            found += _holding_drift(old or ModelSet(), new or ModelSet())
+            continue
+        if not is_dataclass(old) or not is_dataclass(new):
+            found.append(Drift(name, _plain(old), _plain(new)))
+            continue
+        for part in fields(old):
+            before, after = getattr(old, part.name), getattr(new, part.name)
+            if before != after:
+                found.append(Drift(f"{name}.{part.name}", before, after))
+    return tuple(found)
+
+
+def _holding_drift(have: ModelSet, want: ModelSet) -> list[Drift]:
+    """Each model that comes, goes or is made otherwise, then how all of them are held."""
+    before = {model.name: model for model in have.models}
+    after = {model.name: model for model in want.models}
+    found: list[Drift] = []
+    for name, model in after.items():
+        known = before.get(name)
+        if known is None:
+            found.append(Drift(f"{MODELS}.{name}", None, describe(model)))
+        elif known != model:
+            same = describe(known) == describe(model)
+            found.append(
+                Drift(f"{MODELS}.{name}", describe(known), describe(model) + " (changed)" * same)
+            )
+    end = "deleted" if want.prune else "unloaded"
+    gone = [name for name in before if name not in after]
+    found += [Drift(f"{MODELS}.{name}", describe(before[name]), end) for name in gone]
+    found += [
+        Drift(name, getattr(have, name), getattr(want, name))
+        for name in ("prune", "verify", "limit", "store")
+        if getattr(have, name) != getattr(want, name)
+    ]
+    return found
+
+
+def holding(spec: InstanceSpec) -> tuple[Drift, ...]:
+    """The models that a new instance is to have, and how it comes by each."""
+    models = spec.holds.models if spec.holds else ()
+    return tuple(Drift(f"{MODELS}.{model.name}", None, describe(model)) for model in models)
+
+
+MODELS = "models"
+"""What the names of all drifts begin with that are about a model of an instance."""
+
+
+def describe(model: ModelSpec) -> str:
+    """Where a model comes from and how it is kept, as in `built by x.Modelfile, preload`."""
+    origin = model.origin
+    match origin.kind:
+        case "pulled":
+            words = ["pulled without TLS" if origin.insecure else "pulled"]
+        case "built":
+            words = [f"built by {origin.path}"]
+        case "imported":
+            words = [f"made from {origin.files[0].path}"]
+        case "copied":
+            words = [f"a copy of {origin.of}"]
+    if model.preload:
+        words.append("preload")
+    if model.keep_alive is not None:
+        forever = model.keep_alive < 0
+        words.append(f"keep_alive {-1 if forever else format_duration(model.keep_alive)}")
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> Any:
+    return list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value
+
+
+def _mapping_drift(have: dict[str, str], want: dict[str, str]) -> list[Drift]:
+    names = [*want, *(name for name in have if name not in want)]
+    return [
+        Drift(name, have.get(name), want.get(name))
+        for name in names
+        if have.get(name) != want.get(name)
+    ]
+
+
+def _environment(spec: InstanceSpec) -> dict[str, str]:
+    # A changed secret must show as a difference without showing its value.
+    return {
+        _variable(name, spec.engine): MASK if is_secret_name(name) else value
+        for name, value in spec.command.env.items()
+    }
+
+
+def own_settings(spec: InstanceSpec) -> list[str]:
+    """The settings of an Ollama instance that its profile declares, in the profile's words."""
+    always = ("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE")
+    return [_variable(name, spec.engine) for name in spec.command.env if name not in always]
+
+
+def _variable(name: str, engine: str) -> str:
+    """As a profile says it: Ollama's own variables are its `settings:`."""
+    own = engine == "ollama" and name.startswith("OLLAMA_")
+    return name.removeprefix("OLLAMA_").lower() if own else f"env.{name}"
+
+
+_NUMBER = re.compile(r"-\.?\d")
+
+
+def _settings(command: Command) -> dict[str, str]:
+    """argv as `flag: value`, under the names that a profile uses; the program is `binary`."""
+    settings: dict[str, str] = {}
+    program: list[str] = []
+    key = ""
+    for word in masked_argv(command.argv):
+        # A launcher such as `python -m program` has options of its own, before any long flag.
+        if word.startswith("--") or (key and word.startswith("-") and not _NUMBER.match(word)):
+            key = word.lstrip("-")
+            settings[key] = ""
+        elif key:
+            settings[key] = f"{settings[key]} {word}".strip()
+        else:
+            program.append(word)
+    return {"binary": " ".join(program)} | {k: v or "on" for k, v in settings.items()}

@@ -1,0 +1,337 @@
+"""The fold: from what was observed and an event, to what is observed now. The only place where a
+phase changes.
+
+It is pure, so the reconciler (the only caller that keeps its result) can be replayed and tested
+event by event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.core.backoff import delay_before, within_window
+from orchestrator.core.event import AGAIN, Event, EventType
+from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.status import (
+    ALIVE,
+    SERVING,
+    AttachedTo,
+    Health,
+    InstanceStatus,
+    ModelState,
+    ModelStatus,
+    Observed,
+    Phase,
+    ProcessRef,
+)
+
+STABLE_AFTER = 10.0
+"""Seconds of readiness after which earlier failures no longer delay a restart."""
+
+
+def fold(observed: Observed, event: Event) -> Observed:
+    """`observed` as it is once `event` has happened. Late and doubled events change nothing."""
+    if not event.instance:
+        return observed
+    status = observed.get(event.instance)
+    if event.type is EventType.FORGOTTEN:
+        return {name: kept for name, kept in observed.items() if name != event.instance}
+    if event.type is EventType.STARTING:
+        return {**observed, event.instance: _begun(status, event)}
+    if event.type is EventType.ADOPTED:
+        return {**observed, event.instance: _adopted(status, event)}
+    if status is None and event.type is EventType.HELD and event.spec is not None:
+        status = InstanceStatus(event.instance, Phase.STOPPED, event.spec, since=event.time)
+    if status is None or _is_late(status, event):
+        return observed
+    changed = _FOLDS[event.type](status, event) if event.type in _FOLDS else status
+    return observed if changed is status else {**observed, event.instance: changed}
+
+
+def _is_late(status: InstanceStatus, event: Event) -> bool:
+    start_id = event.data.get("start_id")
+    return start_id is not None and start_id != status.start_id
+
+
+def _begun(status: InstanceStatus | None, event: Event) -> InstanceStatus:
+    """A start was submitted."""
+    assert event.spec is not None, "a starting event carries its spec"
+    # Another spec, or somebody's word, is a new beginning: earlier failures do not count.
+    known = status if event.reason not in ("asked", "changed") else None
+    return InstanceStatus(
+        name=event.instance,
+        phase=Phase.STARTING,
+        spec=event.spec,
+        start_id=event.data["start_id"],
+        since=event.time,
+        started_at=event.at,
+        restarts=(status.restarts if status else 0) + _counts(event),
+        failures=known.failures if known else (),
+        streak=known.streak if known else 0,
+    )
+
+
+def _counts(event: Event) -> int:
+    """1 for a start that is a restart: another try of what only waits is none."""
+    return int(event.reason == "restart" and not event.data.get(AGAIN))
+
+
+def _adopted(status: InstanceStatus | None, event: Event) -> InstanceStatus:
+    """A process of an earlier daemon was found alive: what is known of it stays true."""
+    if status is not None and status.start_id == event.data["start_id"]:
+        return replace(status, process=_process_of(event))
+    found = replace(_begun(status, event), process=_process_of(event))
+    guessed = event.data.get("guessed", False)
+    return replace(found, started_at=event.data["started_at"], guessed=guessed)
+
+
+def _process_of(event: Event) -> ProcessRef:
+    data = event.data
+    return ProcessRef(data["pid"], data["start_ticks"], data["boot_id"])
+
+
+def _spawned(status: InstanceStatus, event: Event) -> InstanceStatus:
+    return replace(status, process=_process_of(event))
+
+
+def _progressed(status: InstanceStatus, event: Event) -> InstanceStatus:
+    return replace(status, message=event.message) if status.phase is Phase.STARTING else status
+
+
+def _ready(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase not in (Phase.STARTING, Phase.UNREADY):
+        return status
+    first = status.ready_at is None
+    return replace(
+        status,
+        phase=Phase.READY,
+        reason="",
+        message="",
+        since=event.time,
+        ready_at=event.at if first else status.ready_at,
+        ready_after_s=event.data.get("ready_after_s") if first else status.ready_after_s,
+    )
+
+
+def _attached(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """A server that somebody else runs is where this one was to be started, or is back."""
+    if status.phase not in SERVING:
+        return status
+    data = event.data
+    found = AttachedTo(data.get("pid"), data.get("owner", ""), data.get("version", ""))
+    ready = _ready(status, event)
+    return replace(ready, attached=found, message=event.message)
+
+
+def _detached(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """It was let go of, or it went away. A start, if one is due, looks again who is there."""
+    # A stop may have come in the moment of attaching: then it is let go of, and never was.
+    if status.phase not in ALIVE or (
+        status.attached is None and status.phase is not Phase.STOPPING
+    ):
+        return status
+    return replace(
+        status,
+        phase=Phase.STOPPED,
+        reason="held" if status.held else "",
+        message=event.message,
+        since=event.time,
+        started_at=None,
+        attached=None,
+        hurry=False,
+        models=(),
+    )
+
+
+def _unready(status: InstanceStatus, event: Event) -> InstanceStatus:
+    other = status.attached is not None and event.reason != status.reason
+    if status.phase is not Phase.READY and not (status.phase is Phase.UNREADY and other):
+        return status
+    attached = status.attached
+    if attached is not None and event.reason == "gone":
+        # Its pid may be somebody else's by the time that it is back.
+        attached = replace(attached, pid=None)
+    return replace(
+        status,
+        phase=Phase.UNREADY,
+        reason=event.reason,
+        message=event.message,
+        since=event.time,
+        attached=attached,
+    )
+
+
+def _condemned(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase not in SERVING:
+        return status
+    return replace(status, condemned=event.reason, message=event.message)
+
+
+def _stopping(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase not in SERVING:
+        return status
+    return replace(
+        status,
+        phase=Phase.STOPPING,
+        reason=event.reason,
+        message=event.message,
+        since=event.time,
+    )
+
+
+def _killing(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    return replace(status, hurry=False)
+
+
+def _exited(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """The process, and all of its group, is gone."""
+    if status.phase not in ALIVE:
+        return status
+    code = event.data.get("exit_code")
+    gone = replace(status, process=None, exit_code=code, since=event.time)
+    if status.phase is Phase.STOPPING:
+        if status.condemned and not status.held:
+            return _failed_once(gone, event, reason=status.reason, message=status.message)
+        reason = "held" if status.held else ""
+        return replace(
+            gone,
+            phase=Phase.STOPPED,
+            reason=reason,
+            message="",
+            started_at=None,
+            condemned="",
+            hurry=False,
+        )
+    if event.data.get("blameless"):
+        return replace(gone, phase=Phase.STOPPED, reason="", message=event.message)
+    clean = code == 0 and status.ready_at is not None
+    if clean and status.spec.restart.policy != "always":
+        return replace(gone, phase=Phase.STOPPED, reason="exited", message=event.message)
+    return _failed_once(gone, event, reason=event.reason, message=event.message)
+
+
+def _start_failed(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """No process came of it."""
+    if status.phase is Phase.STOPPING:
+        return _exited(status, event)
+    if status.phase is not Phase.STARTING:
+        return status
+    gone = replace(status, process=None, since=event.time)
+    return _failed_once(gone, event, reason=event.reason, message=event.message)
+
+
+def _failed_once(
+    status: InstanceStatus, event: Event, *, reason: str, message: str
+) -> InstanceStatus:
+    """Retry at once, later, or never: the restart policy and the history decide."""
+    policy = status.spec.restart
+    was_ready = status.ready_at is not None
+    stable = was_ready and event.at - (status.ready_at or 0.0) >= STABLE_AFTER
+    streak = 0 if stable else status.streak
+    failures = within_window((*status.failures, event.at), now=event.at, policy=policy)
+    waits = event.data.get("waits", False)
+    gave_up = not waits and len(failures) > policy.limit
+    base = replace(
+        status,
+        reason=reason,
+        failures=status.failures if waits else failures,
+        streak=streak + 1,
+        ready_at=None,
+        started_at=None,
+        condemned="",
+        hurry=False,
+    )
+    # Where nothing of it has run, there is nothing that `never` could refuse to run again.
+    never = policy.policy == "never" and not waits
+    if gave_up or never or event.data.get("permanent", False):
+        if gave_up:
+            message = f"gave up after {len(failures)} failures: {message}"
+        return replace(base, phase=Phase.FAILED, message=message, retry_at=None)
+    delay = delay_before(streak, was_ready=was_ready, policy=policy, seed=status.start_id)
+    if waits:
+        delay = min(max(delay, 0.5), 2.0)
+    return replace(base, phase=Phase.BACKOFF, message=message, retry_at=event.at + delay)
+
+
+def _held(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase in ALIVE:
+        hurry = status.hurry or bool(event.data.get("hurry"))
+        return replace(status, held=True, redo=False, hurry=hurry)
+    return replace(
+        status, phase=Phase.STOPPED, reason="held", message="", held=True, redo=False, retry_at=None
+    )
+
+
+def _redo(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    return replace(status, held=False, redo=True)
+
+
+def _released(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    reason = "" if status.reason == "held" else status.reason
+    again = any(model.given_up for model in status.models)
+    return replace(status, held=False, reason=reason, redo_models=again)
+
+
+def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
+    assert event.spec is not None, "an updated event carries its spec"
+    # The process has read what it has read: its inputs stay those of its start.
+    spec = replace(event.spec, inputs=status.spec.inputs)
+    models = _models_anew(status, spec)
+    # What is not asked any more says nothing of how it is.
+    health = status.health if spec.liveness.mode == "inference" else None
+    return replace(
+        status, spec=spec, guessed=False, models=models, redo_models=False, health=health
+    )
+
+
+def _models_anew(status: InstanceStatus, spec: InstanceSpec) -> tuple[ModelStatus, ...]:
+    """What is known of the models, less what a new origin or another try puts in question."""
+    have = {m.name: m.origin for m in status.spec.holds.models} if status.spec.holds else {}
+    want = {m.name: m.origin for m in spec.holds.models} if spec.holds else {}
+    known: list[ModelStatus] = []
+    for model in status.models:
+        other = model.name in want and want[model.name] != have.get(model.name)
+        again = status.redo_models and model.state is ModelState.FAILED
+        known.append(ModelStatus(model.name, loaded=model.loaded) if other or again else model)
+    return tuple(known)
+
+
+def _model(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """One model of the instance is seen otherwise; `gone`: nothing of it is left, or wanted."""
+    said: dict[str, Any] = event.data["model"]
+    seen = replace(ModelStatus(**said), state=ModelState(said["state"]))
+    if event.reason == "gone":
+        return replace(status, models=tuple(m for m in status.models if m.name != seen.name))
+    if all(model.name != seen.name for model in status.models):
+        return replace(status, models=(*status.models, seen))
+    models = tuple(seen if model.name == seen.name else model for model in status.models)
+    return replace(status, models=models)
+
+
+def _health(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase not in SERVING:
+        return status
+    return replace(status, health=Health(event.data["class"], event.data["latency_s"]))
+
+
+_FOLDS = {
+    EventType.SPAWNED: _spawned,
+    EventType.PROGRESS: _progressed,
+    EventType.READY: _ready,
+    EventType.UNREADY: _unready,
+    EventType.CONDEMNED: _condemned,
+    EventType.STOPPING: _stopping,
+    EventType.KILLING: _killing,
+    EventType.EXITED: _exited,
+    EventType.START_FAILED: _start_failed,
+    EventType.HELD: _held,
+    EventType.REDO: _redo,
+    EventType.RELEASED: _released,
+    EventType.UPDATED: _updated,
+    EventType.ATTACHED: _attached,
+    EventType.DETACHED: _detached,
+    EventType.MODEL: _model,
+    EventType.MODEL_PROGRESS: _model,
+    EventType.HEALTH: _health,
+}

@@ -1,0 +1,319 @@
+"""What to do next: desired against observed, at an instant. Pure, level-based, idempotent.
+
+The plan never remembers: it compares whole levels, so an event that was lost, doubled or late
+costs a pass, not correctness. One action at most is in flight for one instance, because
+submitting one moves the phase (`starting`, `stopping`) before the next plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.core.address import hosts_overlap
+from orchestrator.core.drift import (
+    MODELS,
+    Drift,
+    holding,
+    input_drift,
+    live_drift,
+    process_drift,
+    restart_drift,
+)
+from orchestrator.core.provision import lacking
+from orchestrator.core.spec import Awaited, Desired, Endpoint, InstanceSpec
+from orchestrator.core.status import (
+    ALIVE,
+    SERVING,
+    InstanceStatus,
+    ModelState,
+    ModelStatus,
+    Observed,
+    Phase,
+    lost_its_port,
+)
+
+
+class Verb(StrEnum):
+    """What can be done to an instance. `update` takes up live fields in place, `provision` also
+    brings its models to what is declared: the process stays."""
+
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+    REPLACE = "replace"
+    UPDATE = "update"
+    PROVISION = "provision"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step for one instance, and why. `spec` is what it is to become (None for a stop)."""
+
+    verb: Verb
+    instance: str
+    spec: InstanceSpec | None = None
+    drift: tuple[Drift, ...] = ()
+    reason: str = ""
+    message: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape of `plan --json`."""
+        return {
+            "action": self.verb.value,
+            "instance": self.instance,
+            "reasons": [{"field": d.field, "have": d.have, "want": d.want} for d in self.drift],
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Desired, and not startable yet: shown as `pending`."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`wake_at` (boot clock) is when to look again though nothing happened; None means never."""
+
+    actions: tuple[Action, ...] = ()
+    waiting: Mapping[str, Waiting] | None = None
+    forget: tuple[str, ...] = ()
+    wake_at: float | None = None
+
+    @property
+    def pending(self) -> Mapping[str, Waiting]:
+        return self.waiting or {}
+
+
+def make_plan(desired: Desired, observed: Observed, now: float) -> Plan:
+    """Every action that can be submitted now, the reasons for what cannot, and when to wake."""
+    waiting: dict[str, Waiting] = {}
+    wakes: list[float] = []
+    leaving = [status for name, status in observed.items() if name not in desired]
+    forget = [s.name for s in leaving if s.phase not in ALIVE]
+    actions = [_stop(s) for s in leaving if s.phase in SERVING]
+    actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
+    for name, spec in desired.items():
+        status = observed.get(name)
+        action = _start_new(spec) if status is None else _adjust(spec, status, now)
+        if action is not None and action.verb is Verb.START:
+            blocked = _blocked(spec, desired, observed)
+            if blocked is not None:
+                waiting[name] = blocked
+                continue
+        if action is not None:
+            actions.append(action)
+        elif status is not None and status.phase is Phase.BACKOFF and status.retry_at is not None:
+            wakes.append(status.retry_at)
+    return Plan(tuple(actions), waiting, tuple(forget), min(wakes, default=None))
+
+
+def _stop(status: InstanceStatus) -> Action:
+    return Action(
+        Verb.STOP, status.name, reason="removed", message="no longer in the applied profiles"
+    )
+
+
+def _kill(name: str) -> Action:
+    return Action(Verb.KILL, name, reason="killed", message="without further grace")
+
+
+def _start_new(spec: InstanceSpec) -> Action:
+    return Action(Verb.START, spec.name, spec, holding(spec), message="new")
+
+
+def _adjust(spec: InstanceSpec, status: InstanceStatus, now: float) -> Action | None:
+    """The one action that brings an observed instance nearer to its spec, if there is one."""
+    if status.phase is Phase.STOPPING:
+        return _kill(spec.name) if status.hurry else None
+    asked_to_end = status.held or bool(status.condemned)
+    if spec.awaits is not None and status.phase in SERVING and not asked_to_end:
+        # What it runs with is gone from where it was found; what it has read, it has.
+        return None
+    if status.held:
+        if status.phase in SERVING:
+            return Action(Verb.STOP, spec.name, reason="held", message="held by hand")
+        return None
+    drift = process_drift(status.spec, spec, managed=status.managed)
+    if status.phase not in SERVING:
+        return _adjust_dead(spec, status, drift, now)
+    if status.condemned:
+        return Action(Verb.STOP, spec.name, reason=status.condemned, message=status.message)
+    return _adjust_serving(spec, status, drift)
+
+
+def _adjust_serving(
+    spec: InstanceSpec, status: InstanceStatus, drift: tuple[Drift, ...]
+) -> Action | None:
+    if drift:
+        message = "; ".join(str(d) for d in drift)
+        return Action(Verb.REPLACE, spec.name, spec, drift, "replaced", message)
+    if status.redo:
+        stale = input_drift(status.spec, spec)
+        message = "; ".join(str(d) for d in stale) or "restart asked for"
+        return Action(Verb.REPLACE, spec.name, spec, stale, "restart", message)
+    live = live_drift(status.spec, spec)
+    if not status.managed:
+        # What would need another process of ours is only noted: the server is not ours.
+        live = (*restart_drift(status.spec, spec), *live)
+    message = "; ".join(str(d) for d in live)
+    if status.redo_models or any(d.field.startswith(f"{MODELS}.") for d in live):
+        return Action(Verb.PROVISION, spec.name, spec, live, message=message or "models, again")
+    return Action(Verb.UPDATE, spec.name, spec, live, message=message) if live else None
+
+
+def _adjust_dead(
+    spec: InstanceSpec, status: InstanceStatus, drift: tuple[Drift, ...], now: float
+) -> Action | None:
+    if status.phase is not Phase.STOPPED:
+        # It failed as it was: any change of what it is, is a reason to try again at once.
+        drift = drift + live_drift(status.spec, spec) + input_drift(status.spec, spec)
+    if drift:
+        message = "; ".join(str(d) for d in drift)
+        return Action(Verb.START, spec.name, spec, drift, "changed", message)
+    if status.redo:
+        return Action(Verb.START, spec.name, spec, reason="asked", message="asked for")
+    if status.phase is Phase.BACKOFF:
+        due = status.retry_at is None or status.retry_at <= now
+        again = f"again after: {status.message}" if status.message else "again"
+        return Action(Verb.START, spec.name, spec, (), "restart", again) if due else None
+    if status.phase is Phase.STOPPED and status.reason != "exited":
+        return Action(Verb.START, spec.name, spec, message="as declared")
+    return None
+
+
+def _blocked(spec: InstanceSpec, desired: Desired, observed: Observed) -> Waiting | None:
+    """Why a start has to wait: for what it needs, or for our own process on its port."""
+    if spec.awaits is not None:
+        return Waiting("blocked", _awaiting(spec.awaits, observed))
+    for need in spec.needs:
+        status = observed.get(need)
+        if status is None or status.phase is not Phase.READY:
+            phase = "pending" if status is None else status.phase.value
+            held = ", held by hand" if status is not None and status.held else ""
+            where = "" if need in desired else " and is not declared any more"
+            return Waiting("blocked", f"needs {need}, which is {phase}{held}{where}")
+    for other in observed.values():
+        if (
+            other.name != spec.name
+            and other.phase in ALIVE
+            and overlaps(other.spec.endpoint, spec.endpoint)
+        ):
+            return Waiting("blocked", f"port {spec.endpoint.port} is still held by {other.name}")
+    return None
+
+
+def _awaiting(awaited: Awaited, observed: Observed) -> str:
+    model, name = awaited.model, awaited.instance
+    if awaited.kept:
+        return f"{name} has model {model}, but in no store that can be read from here"
+    row = _promised(awaited, observed)
+    return f"waits for model {model}, which is {row.state if row else 'missing'} on {name}"
+
+
+def _promised(awaited: Awaited, observed: Observed) -> ModelStatus | None:
+    status = observed.get(awaited.instance)
+    models = status.models if status is not None else ()
+    return next((model for model in models if model.name == awaited.model), None)
+
+
+def overlaps(one: Endpoint, other: Endpoint) -> bool:
+    """True when both cannot listen at the same time."""
+    return one.port == other.port and hosts_overlap(one.host, other.host)
+
+
+def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
+    """What the verb `apply` takes up that an edit does not: name -> needs a new process or try.
+
+    Held instances are released, failed and waiting ones tried again, stale ones replaced. False
+    means that it is enough to release.
+    """
+    found: dict[str, bool] = {}
+    for name, spec in desired.items():
+        status = observed.get(name)
+        if status is None:
+            continue
+        dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)
+        serving = status.phase in SERVING and status.managed
+        stale = serving and bool(input_drift(status.spec, spec))
+        if dead or stale:
+            found[name] = True
+        elif status.held or any(model.given_up for model in status.models):
+            found[name] = False
+    return found
+
+
+def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, ...]:
+    """What `apply` would do, those starts included that first have to wait for something."""
+    anew = renewals(desired, observed)
+    renewed = {
+        name: replace(
+            status,
+            held=False,
+            redo=anew[name] or status.redo,
+            redo_models=any(model.given_up for model in status.models),
+        )
+        if name in anew
+        else status
+        for name, status in observed.items()
+    }
+    plan = make_plan(desired, renewed, now)
+    planned = {action.instance: action for action in plan.actions}
+    for name, why in plan.pending.items():
+        drift = () if name in observed else holding(desired[name])
+        planned[name] = Action(Verb.START, name, desired[name], drift, message=why.message)
+    leaving = [action for name, action in planned.items() if name not in desired]
+    return (*leaving, *(planned[name] for name in desired if name in planned))
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """How far what runs is from what is declared."""
+
+    converged: bool
+    settled: bool
+    missing: tuple[str, ...] = ()
+    """`name: phase (message)` for each instance that is not ready as declared."""
+
+
+def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence:
+    """`converged`: all ready as declared, nothing else left. `settled`: nothing is on its way."""
+    missing: list[str] = []
+    moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
+    for name in desired:
+        status = observed.get(name)
+        if name in plan.pending:
+            missing.append(f"{name}: pending ({plan.pending[name].message})")
+            moving = moving or _is_coming(desired[name].awaits, observed)
+        elif status is None:
+            missing.append(f"{name}: pending")
+            moving = True
+        elif status.phase is not Phase.READY or _acts_on(plan, name):
+            detail = f" ({status.message})" if status.message else ""
+            missing.append(f"{name}: {status.phase}{detail}")
+            moving = moving or status.phase in (Phase.STARTING, Phase.STOPPING)
+            moving = moving or lost_its_port(status)
+        else:
+            lacks = lacking(status.spec.holds, status.models)
+            missing += [f"{name}: {lack}" for lack in lacks]
+            moving = moving or any(lack.moving for lack in lacks)
+    leaving = [name for name in observed if name not in desired]
+    missing += [f"{name}: still {observed[name].phase}" for name in leaving]
+    moving = moving or bool(leaving)
+    return Convergence(not missing, not moving, tuple(missing))
+
+
+def _is_coming(awaited: Awaited | None, observed: Observed) -> bool:
+    """What was awaited is there, and is about to be found."""
+    row = _promised(awaited, observed) if awaited is not None and not awaited.kept else None
+    return row is not None and row.state is ModelState.PRESENT
+
+
+def _acts_on(plan: Plan, name: str) -> bool:
+    return any(a.instance == name and a.verb is not Verb.UPDATE for a in plan.actions)

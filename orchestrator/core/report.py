@@ -1,0 +1,211 @@
+"""The status document: what `status --json`, the API and every screen show. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.core.event import timestamp
+from orchestrator.core.plan import Convergence, Plan
+from orchestrator.core.provision import lacking
+from orchestrator.core.secret import masked_argv
+from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.status import (
+    ALIVE,
+    InstanceStatus,
+    ModelState,
+    ModelStatus,
+    Observed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process group takes: resident bytes, and percent of one core."""
+
+    memory_bytes: int = 0
+    cpu_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileReport:
+    """One applied file: `errors` say why its last good state is in force instead."""
+
+    name: str
+    file: str
+    revision: str
+    ok: bool
+    errors: tuple[Mapping[str, Any], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "file": self.file,
+            "revision": self.revision,
+            "ok": self.ok,
+            "errors": [dict(error) for error in self.errors],
+        }
+
+
+def instance_rows(
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    *,
+    now: float,
+    usage: Mapping[str, Usage],
+    stale: Mapping[str, bool],
+) -> list[dict[str, Any]]:
+    """One row per instance, declared ones first in their order, then those on their way out."""
+    rows: list[dict[str, Any]] = []
+    for name, spec in desired.items():
+        status = observed.get(name)
+        if status is None:
+            rows.append(_pending_row(spec, plan, None))
+        elif status.phase not in ALIVE and name in plan.pending:
+            rows.append(_pending_row(spec, plan, status))
+        else:
+            rows.append(_row(spec, status, now, usage.get(name), stale.get(name, False)))
+    rows += [
+        _row(status.spec, status, now, usage.get(name), stale.get(name, False))
+        for name, status in observed.items()
+        if name not in desired
+    ]
+    return rows
+
+
+def _pending_row(spec: InstanceSpec, plan: Plan, status: InstanceStatus | None) -> dict[str, Any]:
+    waiting = plan.pending.get(spec.name)
+    return {
+        **_declared(spec),
+        "phase": "pending",
+        "reason": waiting.reason if waiting else "",
+        "message": waiting.message if waiting else "",
+        "managed": True,
+        "pid": None,
+        "since": timestamp(status.since) if status else None,
+        "uptime_s": None,
+        "ready_after_s": None,
+        "restarts": status.restarts if status else 0,
+        "memory_bytes": 0,
+        "cpu_percent": 0.0,
+        "health": None,
+        "stale": False,
+        "command": masked_argv(spec.command.argv),
+        "models": _model_rows(spec, status.models if status else (), alive=False),
+        "lacking": [],
+        "owner": "",
+        "held": False,
+        "exit_code": status.exit_code if status else None,
+        "retry_in_s": None,
+    }
+
+
+def _declared(spec: InstanceSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "engine": spec.engine,
+        "profiles": list(spec.profiles),
+        "model": spec.model,
+        "description": spec.description,
+        "host": spec.endpoint.host,
+        "port": spec.endpoint.port,
+        "url": spec.endpoint.url,
+    }
+
+
+def _row(
+    spec: InstanceSpec, status: InstanceStatus, now: float, usage: Usage | None, stale: bool
+) -> dict[str, Any]:
+    """What runs is described by the spec that runs; whose it is, by the one that is declared."""
+    runs = status.spec if status.phase in ALIVE else spec
+    took = usage or Usage()
+    alive = status.process is not None or not status.managed
+    return {
+        **_declared(runs),
+        "profiles": list(spec.profiles),
+        "description": spec.description,
+        "phase": status.phase.value,
+        "reason": status.reason,
+        "message": status.message,
+        "managed": status.managed,
+        "pid": _pid(status),
+        "since": timestamp(status.since),
+        "uptime_s": round(max(now - status.started_at, 0.0), 3)
+        if alive and status.started_at is not None
+        else None,
+        "ready_after_s": status.ready_after_s,
+        "restarts": status.restarts,
+        "memory_bytes": took.memory_bytes if alive else 0,
+        "cpu_percent": round(took.cpu_percent, 1) if alive else 0.0,
+        "health": status.health.as_json() if alive and status.health else None,
+        "stale": stale,
+        "command": masked_argv(runs.command.argv) if status.managed else [],
+        "models": _model_rows(spec, status.models, alive=status.phase in ALIVE),
+        "lacking": [str(one) for one in lacking(spec.holds, status.models)],
+        "owner": status.attached.owner if status.attached else "",
+        "held": status.held,
+        "exit_code": status.exit_code,
+        "retry_in_s": round(max(status.retry_at - now, 0.0), 1)
+        if status.retry_at is not None
+        else None,
+    }
+
+
+def _pid(status: InstanceStatus) -> int | None:
+    if status.attached is not None:
+        return status.attached.pid
+    return status.process.pid if status.process else None
+
+
+def _model_rows(
+    spec: InstanceSpec, models: Sequence[ModelStatus], *, alive: bool
+) -> list[dict[str, Any]]:
+    """Declared ones in their order, then those that are on their way out.
+
+    Without a server nothing is in memory, and nothing is under way.
+    """
+    if spec.holds is None:
+        return []
+    seen = {model.name: model if alive else _at_rest(model) for model in models}
+    rows = [seen.pop(one.name, ModelStatus(one.name)) for one in spec.holds.models]
+    return [
+        {
+            "name": model.name,
+            "state": model.state.value,
+            "loaded": model.loaded,
+            "bytes_done": model.bytes_done,
+            "bytes_total": model.bytes_total,
+            "reason": model.reason,
+            "message": model.message,
+        }
+        for model in [*rows, *seen.values()]
+    ]
+
+
+def _at_rest(model: ModelStatus) -> ModelStatus:
+    state = ModelState.MISSING if model.under_way else model.state
+    return replace(model, state=state, loaded=False)
+
+
+def status_document(
+    *,
+    version: str,
+    daemon: Mapping[str, Any] | None,
+    profiles: Sequence[ProfileReport],
+    rows: Sequence[Mapping[str, Any]],
+    state: Convergence,
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The document of `status --json`; a profile that does not parse is not converged either."""
+    return {
+        "version": version,
+        "daemon": dict(daemon) if daemon is not None else None,
+        "profiles": [profile.as_json() for profile in profiles],
+        "converged": state.converged and all(profile.ok for profile in profiles),
+        "settled": state.settled,
+        "missing": [*state.missing, *(f"{p.file} is invalid" for p in profiles if not p.ok)],
+        "warnings": list(warnings),
+        "instances": [dict(row) for row in rows],
+    }

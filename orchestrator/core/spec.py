@@ -1,0 +1,231 @@
+"""What the configuration means on this machine: fully resolved, frozen, comparable.
+
+`InstanceSpec` is all that is needed to start, probe, restart and stop one instance, with no
+further look at a profile. It is what the store keeps, so a daemon that comes back knows what each
+running process was meant to be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PolicyName = Literal["always", "on-failure", "never"]
+AttachMode = Literal["auto", "never", "only"]
+LivenessMode = Literal["health", "inference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process exactly as executed. Drift is computed on it.
+
+    `env` holds only what the profile and the engine declare: the inherited rest is passed on but
+    never compared, or a daemon started from another shell would restart everything.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Tells one content of a path from another without reading it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file that the process reads at its start: change it, and what runs is stale."""
+
+    role: Literal["model", "binary", "mmproj", "adapter"]
+    path: str
+    identity: FileIdentity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an instance listens. `prefix` is its URL prefix, without a trailing slash."""
+
+    host: str
+    port: int
+    scheme: Literal["http", "https"] = "http"
+    prefix: str = ""
+
+    @property
+    def connect_host(self) -> str:
+        """The address to reach it from this machine: a wildcard bind is reached by loopback."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+
+    @property
+    def authority(self) -> str:
+        """Host and port as they stand in a URL."""
+        host = self.connect_host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """May it serve? Seconds: `timeout` without any progress, `deadline` in all."""
+
+    timeout: float = 120.0
+    deadline: float = 1800.0
+    path: str = "/health"
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Must it be restarted? `failures` probes in a row, `interval` seconds apart.
+
+    `mode` is what a probe asks for: an answer on the health path within `timeout` seconds, or one
+    generated token, which is `slow` after so many seconds and `down` after so many.
+    """
+
+    interval: float = 10.0
+    timeout: float = 5.0
+    failures: int = 3
+    mode: LivenessMode = "health"
+    slow: float = 5.0
+    down: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The request that makes a server generate as little as it can: POST this JSON `body` there."""
+
+    path: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """When to start again: delays in seconds; given up after `limit` failures in `window`."""
+
+    policy: PolicyName = "on-failure"
+    initial: float = 1.0
+    max: float = 60.0
+    limit: int = 5
+    window: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StopPolicy:
+    """Seconds between SIGTERM and SIGKILL."""
+
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """From the registry that the model's name begins with; `insecure` means without TLS."""
+
+    insecure: bool = False
+    kind: Literal["pulled"] = "pulled"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """By a Modelfile: its absolute path, and what it said when it was read."""
+
+    path: str
+    text: str
+    kind: Literal["built"] = "built"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """From GGUF files on disk: the model, and its projector where it has one."""
+
+    files: tuple[InputFile, ...]
+    kind: Literal["imported"] = "imported"
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Another name of the model `of`, which has its tag written out."""
+
+    of: str
+    kind: Literal["copied"] = "copied"
+
+
+ModelOrigin = Pulled | Built | Imported | Copied
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model that an Ollama instance is to have: `name` with its tag, as Ollama shows it.
+
+    `preload`: in memory as soon as the server is ready. `keep_alive`: seconds after its last use
+    until it may leave memory, -1 for never; None leaves that to the server.
+    """
+
+    name: str
+    origin: ModelOrigin = field(default_factory=Pulled)
+    preload: bool = False
+    keep_alive: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """What an Ollama instance is to hold, and how. `store` is the folder of its own server.
+
+    `prune`: what leaves `models` is deleted, not only unloaded. `verify`: seconds between two
+    looks at the files of the models, None for none. `limit`: how many fit into memory together,
+    None where the server decides.
+    """
+
+    models: tuple[ModelSpec, ...] = ()
+    store: str = ""
+    prune: bool = False
+    verify: float | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A model that another instance is still to bring: until then there is nothing to start.
+
+    `kept`: it has brought it, but where it cannot be found from here.
+    """
+
+    instance: str
+    model: str
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """One desired instance. `model` is what people call it; `inputs` what is really read.
+
+    `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
+    is None for an engine that serves the one model it was started with.
+    """
+
+    name: str
+    engine: str
+    command: Command
+    endpoint: Endpoint
+    profiles: tuple[str, ...] = ()
+    model: str = ""
+    description: str = ""
+    auto_port: bool = False
+    inputs: tuple[InputFile, ...] = ()
+    needs: tuple[str, ...] = ()
+    readiness: Readiness = field(default_factory=Readiness)
+    liveness: Liveness = field(default_factory=Liveness)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    stop: StopPolicy = field(default_factory=StopPolicy)
+    attach: AttachMode = "never"
+    holds: ModelSet | None = None
+    inference: Inference | None = None
+    awaits: Awaited | None = None
+
+
+Desired = dict[str, InstanceSpec]

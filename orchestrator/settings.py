@@ -1,0 +1,127 @@
+"""Where things are and what the environment asks for: read once, frozen.
+
+What one profile sees of its caller's shell travels with its `apply` (`captured`), for the daemon's
+own environment may be another's; what of that instances see is `inherited`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.core.encoding import is_utf8
+from orchestrator.errors import InputError
+
+_CAPTURED = frozenset(
+    {"PATH", "HOME", "XDG_CACHE_HOME", "OLLAMA_MODELS", "LLAMA_CACHE", "HUGGINGFACE_HUB_CACHE"}
+)
+_CAPTURED_PREFIXES = ("ORCHESTRATE_", "HF_")
+_NEVER_CAPTURED = frozenset({"ORCHESTRATE_TOKEN", "ORCHESTRATE_STATE_DIR", "ORCHESTRATE_OWNER"})
+
+_ENGINES_OWN = ("LLAMA_", "MTMD_", "OLLAMA_", "ORCHESTRATE_")
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`state_dir`: store, socket and logs; one daemon for each. `cache_dir`: can be deleted."""
+
+    state_dir: str
+    cache_dir: str
+    profiles_dir: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        return cls(
+            state_dir=_folder(env, "ORCHESTRATE_STATE_DIR", "state"),
+            cache_dir=_folder(env, "ORCHESTRATE_CACHE_DIR", "cache"),
+            profiles_dir=os.path.abspath(env.get("ORCHESTRATE_PROFILES") or "profiles"),
+        )
+
+    @property
+    def socket_path(self) -> str:
+        return os.path.join(self.state_dir, "control.sock")
+
+    @property
+    def store_path(self) -> str:
+        return os.path.join(self.state_dir, "state.db")
+
+    @property
+    def lock_path(self) -> str:
+        return os.path.join(self.state_dir, "daemon.lock")
+
+    @property
+    def daemon_log(self) -> str:
+        return os.path.join(self.state_dir, "daemon.log")
+
+    @property
+    def logs_dir(self) -> str:
+        return os.path.join(self.state_dir, "logs")
+
+    @property
+    def run_dir(self) -> str:
+        """The folder that instances run in: always the same, wherever a profile lies."""
+        return self.state_dir
+
+    def prepare(self) -> None:
+        """Make the state folder, for us alone. Raises `InputError` when it cannot be used."""
+        try:
+            os.makedirs(self.state_dir, mode=0o700, exist_ok=True)
+            owner = os.stat(self.state_dir).st_uid
+            if owner != os.getuid():
+                raise InputError(
+                    f"state folder {self.state_dir} belongs to uid {owner}",
+                    hint="name one of your own with ORCHESTRATE_STATE_DIR",
+                )
+            self._keep_to_ourselves()
+        except OSError as error:
+            raise InputError(
+                f"state folder {self.state_dir} cannot be used: {error.strerror}",
+                hint="name another with ORCHESTRATE_STATE_DIR",
+            ) from error
+
+    def _keep_to_ourselves(self) -> None:
+        """Close a folder that others may look into, unless it is plainly not a state folder."""
+        if not os.stat(self.state_dir).st_mode & 0o077:
+            return
+        there = os.listdir(self.state_dir)
+        if there and os.path.basename(self.lock_path) not in there:
+            raise InputError(
+                f"state folder {self.state_dir} is open to others and holds other things",
+                hint="name a folder of its own with ORCHESTRATE_STATE_DIR",
+            )
+        os.chmod(self.state_dir, 0o700)
+
+
+def _folder(env: Mapping[str, str], variable: str, kind: str) -> str:
+    if named := env.get(variable):
+        return os.path.abspath(os.path.expanduser(named))
+    import platformdirs
+
+    find = platformdirs.user_state_dir if kind == "state" else platformdirs.user_cache_dir
+    return find("orchestrate", appauthor=False)
+
+
+def captured(env: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """What an `apply` hands over of the caller's shell; `names` are those its profiles refer to."""
+    wanted = set(names)
+    return {
+        name: value
+        for name, value in env.items()
+        if is_utf8(name + value)
+        and (
+            name in wanted
+            or name in _CAPTURED
+            or (name.startswith(_CAPTURED_PREFIXES) and name not in _NEVER_CAPTURED)
+        )
+    }
+
+
+def inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """What instances inherit: all but what silently changes an engine, or is ours alone."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name == "LLAMA_CACHE" or not (name.startswith(_ENGINES_OWN) or name in _NOT_INHERITED)
+    }

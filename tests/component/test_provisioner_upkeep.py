@@ -1,0 +1,275 @@
+"""The provisioner on a real Ollama: what is as declared stays so, whatever others do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.make_tiny import write_tiny
+from orchestrator.control import model_upkeep
+from orchestrator.control.workshop import Workshop
+from orchestrator.core import residency
+from orchestrator.core.spec import (
+    Command,
+    Copied,
+    Endpoint,
+    InstanceSpec,
+    ModelSet,
+    ModelSpec,
+    Pulled,
+)
+from orchestrator.core.status import ModelState
+from tests.keeping import imported, keeping, play, port, runners
+from tests.ollama_world import Server, generate, ps, remove, running_ollama, tags, unload
+from tests.registry import Registry, padded
+
+pytestmark = pytest.mark.ollama
+
+
+@pytest.fixture
+def server(tmp_path: Path, ollama: str) -> Iterator[Server]:
+    with running_ollama(tmp_path / "ollama", port(), binary=ollama) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at every few seconds, is looked at several times in one."""
+    monkeypatch.setattr(model_upkeep, "MEMORY_EVERY", 0.1)
+    monkeypatch.setattr(model_upkeep, "TAGS_EVERY", 0.3)
+    monkeypatch.setattr(residency, "SETTLE", 2.5)
+
+
+# --- what others do to it ----------------------------------------------------------------------
+
+
+def test_what_somebody_removes_comes_back(server: Server, tmp_path: Path, model: Path) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", model, preload=True))
+            await kept.until_row("tiny:latest", loaded=True)
+            remove(server.port, "tiny:latest")
+            await kept.until(lambda: kept.told("tiny:latest")[2:4] == ["vanished", "made"])
+            await kept.until_row("tiny:latest", state=ModelState.PRESENT, loaded=True)
+
+    play(scene())
+
+
+def test_what_somebody_unloads_is_loaded_again(server: Server, tmp_path: Path, model: Path) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", model, preload=True))
+            await kept.until_row("tiny:latest", loaded=True)
+            unload(server.port, "tiny:latest")
+            await kept.until(lambda: kept.told("tiny:latest")[2:] == ["unloaded", "loaded"])
+
+    play(scene())
+
+
+def test_a_runner_that_is_killed_is_replaced(server: Server, tmp_path: Path, model: Path) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", model, preload=True))
+            await kept.until_row("tiny:latest", loaded=True)
+            [before] = runners(server)
+            os.kill(before, signal.SIGKILL)
+            await kept.until(lambda: kept.told("tiny:latest")[2:] == ["killed", "loaded"])
+            [after] = runners(server)
+            assert after != before
+
+    play(scene())
+
+
+def test_a_shorter_stay_is_set_right_without_loading_anew(
+    server: Server, tmp_path: Path, model: Path
+) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", model, preload=True))
+            await kept.until_row("tiny:latest", loaded=True)
+            await asyncio.to_thread(generate, server.port, "tiny:latest", keep_alive="2m")
+            await kept.until(lambda: "kept" in kept.told("tiny:latest"))
+            await kept.until(lambda: ps(server.port)["tiny:latest"]["expires_at"] > "2200")
+            options = {"num_ctx": 256}
+            await asyncio.to_thread(generate, server.port, "tiny:latest", options=options)
+            other = runners(server)
+            await kept.until(lambda: kept.told("tiny:latest").count("kept") == 2)
+            await kept.until(lambda: ps(server.port)["tiny:latest"]["expires_at"] > "2200")
+            assert runners(server) == other, "what runs with other options runs on"
+
+    play(scene())
+
+
+def test_what_leaves_memory_by_its_own_time_is_not_brought_back(
+    server: Server, tmp_path: Path, model: Path
+) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", model, preload=True, keep_alive=1.0))
+            await kept.until_row("tiny:latest", loaded=True)
+            await kept.until_row("tiny:latest", loaded=False, rested=True)
+            await asyncio.sleep(0.5)
+            kept.take_in()
+            assert kept.told("tiny:latest") == ["made", "loaded", "rested"]
+
+    play(scene())
+
+
+def test_an_eviction_is_an_event_and_no_fight(tmp_path: Path, ollama: str, model: Path) -> None:
+    other = write_tiny(tmp_path / "other.gguf", seed=3)
+
+    async def scene(server: Server) -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(
+                imported("ours:latest", model, preload=True),
+                imported("theirs:latest", other),
+                limit=1,
+            )
+            await kept.until_row("ours:latest", loaded=True)
+            await kept.until_row("theirs:latest", state=ModelState.PRESENT)
+            await asyncio.to_thread(generate, server.port, "theirs:latest")
+            row = await kept.until_row("ours:latest", loaded=False, reason="evicted")
+            assert row.state is ModelState.PRESENT
+            await asyncio.sleep(0.5)
+            assert list(ps(server.port)) == ["theirs:latest"]
+            unload(server.port, "theirs:latest")
+            kept.provisioner.wake()
+            await kept.until_row("ours:latest", loaded=True, reason="")
+
+    with running_ollama(
+        tmp_path / "ollama", port(), binary=ollama, OLLAMA_MAX_LOADED_MODELS="1"
+    ) as server:
+        play(scene(server))
+
+
+def test_two_names_of_one_model_are_loaded_once(
+    server: Server, tmp_path: Path, model: Path
+) -> None:
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(
+                imported("a:latest", model, preload=True),
+                ModelSpec("b:latest", Copied("a:latest"), preload=True),
+            )
+            await kept.until_row("a:latest", loaded=True)
+            await kept.until_row("b:latest", loaded=True)
+            assert len(runners(server)) == 1
+
+    play(scene())
+
+
+# --- what is not declared any more -------------------------------------------------------------
+
+
+def test_a_dropped_model_leaves_memory_and_the_store_only_by_word(
+    server: Server, tmp_path: Path, model: Path
+) -> None:
+    async def scene() -> None:
+        one, two = imported("one:latest", model, preload=True), imported("two:latest", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(one, two)
+            await kept.until_row("one:latest", loaded=True)
+            await kept.until_row("two:latest", state=ModelState.PRESENT)
+            kept.declare()
+            await kept.until(lambda: not kept.observed["o"].models)
+            await kept.until(lambda: not ps(server.port))
+            assert set(tags(server.port)) == {"one:latest", "two:latest"}
+            kept.declare(one, two, prune=True)
+            await kept.until_row("one:latest", loaded=True)
+            kept.declare(two, prune=True)
+            await kept.until(lambda: "gone" in kept.told("one:latest")[-1:])
+            assert set(tags(server.port)) == {"two:latest"}
+
+    play(scene())
+
+
+def test_what_another_instance_with_the_store_declares_is_not_deleted(
+    server: Server, tmp_path: Path, model: Path
+) -> None:
+    async def scene() -> None:
+        one = imported("one:latest", model)
+        holds = ModelSet((one,), store=str(server.store))
+        command = Command((), {}, "/")
+        other = InstanceSpec("p", "ollama", command, Endpoint("127.0.0.1", 1), holds=holds)
+        workshop = Workshop(str(tmp_path / "cache"), lambda: {"p": other})
+        async with keeping(server, tmp_path, workshop=workshop) as kept:
+            kept.declare(one, prune=True)
+            await kept.until_row("one:latest", state=ModelState.PRESENT)
+            kept.declare(prune=True)
+            await kept.until(lambda: "gone" in kept.told("one:latest"))
+        assert set(tags(server.port)) == {"one:latest"}
+
+    play(scene())
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+
+def test_a_damaged_model_is_mended(
+    server: Server, tmp_path: Path, model: Path, registry: Registry
+) -> None:
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(ModelSpec(name, Pulled(insecure=True)), verify=0.2)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            [blob] = [
+                path
+                for path in (server.store / "blobs").iterdir()
+                if path.stat().st_size == model.stat().st_size
+            ]
+            os.truncate(blob, 1000)
+            await kept.until(lambda: kept.told(name) == ["pulled", "corrupt", "pulled"])
+            assert blob.stat().st_size == model.stat().st_size
+            blob.unlink()
+            await kept.until(lambda: kept.told(name)[3:] == ["corrupt", "pulled"])
+            assert blob.stat().st_size == model.stat().st_size
+
+    play(scene())
+
+
+# --- others' servers, shared stores ------------------------------------------------------------
+
+
+def test_to_a_server_of_others_files_are_sent_and_nothing_is_deleted_there(
+    server: Server, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        gguf = write_tiny(tmp_path / "mine.gguf")
+        async with keeping(server, tmp_path, managed=False) as kept:
+            kept.declare(imported("tiny:latest", gguf), prune=True)
+            await kept.until_row("tiny:latest", state=ModelState.PRESENT)
+            kept.declare(prune=True)
+            await kept.until(lambda: not kept.observed["o"].models)
+        assert gguf.stat().st_nlink == 1
+        assert set(tags(server.port)) == {"tiny:latest"}
+
+    play(scene())
+
+
+def test_two_instances_with_one_store_pull_a_model_once(
+    server: Server, tmp_path: Path, ollama: str, registry: Registry, model: Path
+) -> None:
+    async def scene(other: Server) -> None:
+        name = registry.push("lib/big", padded(tmp_path / "big.gguf", model, 4_000_000))
+        registry.rate = 8_000_000
+        workshop = Workshop(str(tmp_path / "cache"), lambda: {})
+        async with (
+            keeping(server, tmp_path, workshop=workshop) as one,
+            keeping(other, tmp_path, workshop=workshop) as two,
+        ):
+            for kept in (one, two):
+                kept.declare(ModelSpec(name, Pulled(insecure=True)))
+            await asyncio.gather(
+                *(kept.until_row(name, state=ModelState.PRESENT) for kept in (one, two))
+            )
+        assert max(registry.downloads.values()) == 1
+        assert sum(registry.served.values()) < 4_100_000
+
+    with running_ollama(tmp_path / "other", port(), binary=ollama, store=server.store) as other:
+        play(scene(other))

@@ -1,0 +1,129 @@
+"""What groups take: memory of all their processes, CPU since the last look."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.core.status import ProcessRef
+from orchestrator.runtime import usage
+from orchestrator.runtime.identity import read_stat, ref_of
+from orchestrator.runtime.usage import UsageMeter
+
+MEGABYTE = 1 << 20
+
+GREEDY = """
+import os, sys
+block = bytearray(os.urandom(1)) * (int(sys.argv[1]) << 20)
+if os.fork() == 0:
+    block[::4096] = bytes(len(block[::4096]))
+print("up", flush=True)
+for line in sys.stdin:
+    until = os.times().user + float(line)
+    while os.times().user < until:
+        pass
+    print("done", flush=True)
+"""
+
+
+@contextmanager
+def group(megabytes: int) -> Generator[tuple[ProcessRef, subprocess.Popen[str]]]:
+    """A leader and its child, each with a block of so many megabytes of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", GREEDY, str(megabytes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as leader:
+        assert leader.stdout is not None
+        assert [leader.stdout.readline(), leader.stdout.readline()] == ["up\n", "up\n"]
+        ref = ref_of(leader.pid)
+        assert ref is not None
+        try:
+            yield ref, leader
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, 9)
+            # To its end: then all of the group is gone.
+            leader.stdout.read()
+
+
+def test_memory_is_that_of_the_whole_group() -> None:
+    with group(20) as (ref, _):
+        stat = read_stat(ref.pid)
+        assert stat is not None
+        alone = stat.rss_pages * os.sysconf("SC_PAGE_SIZE")
+        took = UsageMeter().read({"a": ref})["a"]
+        assert took.memory_bytes > alone + 15 * MEGABYTE
+        assert took.memory_bytes < alone * 3
+        assert took.cpu_percent == 0.0, "nothing to compare with yet"
+
+
+def test_each_group_counts_for_itself() -> None:
+    with group(5) as (small, _), group(40) as (large, _):
+        found = UsageMeter().read({"small": small, "large": large})
+        assert found["large"].memory_bytes - found["small"].memory_bytes > 50 * MEGABYTE
+
+
+def test_cpu_is_what_was_used_since_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    meter = UsageMeter()
+    with group(1) as (ref, leader):
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+        meter.read({"a": ref})
+        leader.stdin.write("0.3\n")
+        leader.stdin.flush()
+        assert leader.stdout.readline() == "done\n"
+        busy = meter.read({"a": ref})["a"].cpu_percent
+        assert 0 < busy <= 250
+        still = meter.read({"a": ref})["a"].cpu_percent
+        assert still < busy
+
+
+def test_looks_in_quick_succession_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "MIN_SPAN", 3600.0)
+    meter = UsageMeter()
+    with group(1) as (ref, _):
+        first = meter.read({"a": ref})
+        assert meter.read({"a": ref}) is first
+        assert meter.read({"a": ref, "b": ref}).keys() == {"a", "b"}
+
+
+def test_what_is_gone_takes_nothing() -> None:
+    with group(1) as (ref, leader):
+        leader.kill()
+        assert leader.stdout is not None
+        os.killpg(leader.pid, 9)
+        assert leader.stdout.read() == "", "nobody is left who could say anything"
+        leader.wait()
+        assert UsageMeter().read({"a": ref})["a"] == usage.Usage(0, 0.0)
+    assert UsageMeter().read({}) == {}
+
+
+def test_another_run_of_the_same_name_begins_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    meter = UsageMeter()
+    with group(1) as (ref, _):
+        meter.read({"a": replace(ref, start_ticks=1)})
+        assert meter.read({"a": ref})["a"].cpu_percent == 0.0
+
+
+def test_somebody_elses_process_counts_with_all_that_descends_from_it() -> None:
+    with group(20) as (ref, _):
+        stat = read_stat(os.getpid())
+        assert stat is not None
+        meter = UsageMeter()
+        # Whatever else is in its group: a whole terminal may be.
+        found = meter.read({"ours": ref}, {"theirs": ref.pid, "tests": os.getpid()})
+        assert found["theirs"].memory_bytes == found["ours"].memory_bytes
+        alone = stat.rss_pages * os.sysconf("SC_PAGE_SIZE")
+        assert found["tests"].memory_bytes > alone / 2 + found["theirs"].memory_bytes
+    assert UsageMeter().read({}, {"gone": ref.pid})["gone"] == usage.Usage(0, 0.0)

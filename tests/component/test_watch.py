@@ -1,0 +1,313 @@
+"""Edits of every kind, on a real file system: each is told, and a burst once.
+
+In the stories of notices the slow timer is put off for an hour, so that it cannot stand in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.runtime import watch
+from orchestrator.runtime.watch import Watch, folders_of, stamp
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def notices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RECHECK", 3600.0)
+
+
+@pytest.fixture
+def timer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not notify: only the slow timer is left, and it is not slow."""
+    monkeypatch.setattr(watch, "RECHECK", 0.02)
+
+
+@asynccontextmanager
+async def watching(*paths: Path) -> AsyncGenerator[AsyncIterator[None]]:
+    """Tells of changes; the first word, that it has begun, is past."""
+    changes = Watch(lambda: [str(path) for path in paths]).changes()
+    try:
+        await heard(changes, lambda: True)
+        yield changes
+    finally:
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def heard(changes: AsyncIterator[None], what: Callable[[], object]) -> int:
+    """Listen until a word comes at which `what` is so; how many came."""
+    words = 0
+    async with asyncio.timeout(PATIENCE):
+        async for _ in changes:
+            words += 1
+            if what():
+                break
+    return words
+
+
+def write_in_place(path: Path, text: str) -> None:
+    with open(path, "r+") as file:
+        file.truncate()
+        file.write(text)
+
+
+def truncate_then_write(path: Path, text: str) -> None:
+    path.write_text("")
+    path.write_text(text)
+
+
+def rename_over(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.swp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def delete_and_recreate(path: Path, text: str) -> None:
+    path.unlink()
+    path.write_text(text)
+
+
+def away_and_back(path: Path, text: str) -> None:
+    path.rename(path.with_name("backup~"))
+    path.write_text(text)
+
+
+@pytest.mark.usefixtures("notices_alone")
+@pytest.mark.parametrize(
+    "edit", [write_in_place, truncate_then_write, rename_over, delete_and_recreate, away_and_back]
+)
+def test_every_way_to_edit_a_file_is_told_again_and_again(
+    tmp_path: Path, edit: Callable[[Path, str], None]
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("0")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            for text in ("one", "twotwo", "three and more"):
+                edit(path, text)
+                await heard(changes, lambda text=text: path.exists() and path.read_text() == text)
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_file_that_goes_and_one_that_comes_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            path.write_text("here")
+            await heard(changes, path.exists)
+            path.unlink()
+            await heard(changes, lambda: not path.exists())
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_burst_is_few_words_and_the_last_comes_after_the_last_write(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("")
+
+    def burst() -> None:
+        for number in range(200):
+            with open(path, "a") as file:
+                file.write(f"{number}\n")
+
+    async def story() -> int:
+        async with watching(path) as changes:
+            writing = asyncio.create_task(asyncio.to_thread(burst))
+            words = await heard(changes, lambda: path.read_text().endswith("199\n"))
+            await writing
+            return words
+
+    assert asyncio.run(story()) <= 20
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_what_concerns_other_files_is_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("0")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            for number in range(20):
+                (tmp_path / f"other{number}").write_text("x")
+            path.chmod(0o600)
+            path.write_text("mine")
+            assert await heard(changes, lambda: path.read_text() == "mine") <= 2
+
+    asyncio.run(story())
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_member_that_comes_to_a_folder_is_told_and_so_are_its_edits(tmp_path: Path) -> None:
+    """Whoever watches a folder learns of its members, and then asks for them too."""
+    members: list[Path] = []
+
+    async def story() -> None:
+        changes = Watch(lambda: [str(tmp_path), *map(str, members)]).changes()
+        await heard(changes, lambda: True)
+        member = tmp_path / "new.yaml"
+        member.write_text("0")
+        await heard(changes, member.exists)
+        members.append(member)
+        write_in_place(member, "edited in place")
+        await heard(changes, lambda: member.read_text() == "edited in place")
+        write_in_place(member, "and once more, in place")
+        await heard(changes, lambda: member.read_text() == "and once more, in place")
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_file_behind_links_that_are_swapped_as_a_cluster_does(tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "p.yaml").write_text(f"this is {version}")
+    (tmp_path / "..data").symlink_to("v1")
+    path = tmp_path / "p.yaml"
+    path.symlink_to("..data/p.yaml")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            (tmp_path / "..tmp").symlink_to("v2")
+            os.replace(tmp_path / "..tmp", tmp_path / "..data")
+            await heard(changes, lambda: path.read_text() == "this is v2")
+            write_in_place(tmp_path / "v2" / "p.yaml", "edited behind the links")
+            await heard(changes, lambda: path.read_text() == "edited behind the links")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_folder_that_is_a_link_to_another_now(tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "p.yaml").write_text(version)
+    link = tmp_path / "link"
+    link.symlink_to("v1")
+
+    async def story() -> None:
+        async with watching(link / "p.yaml") as changes:
+            (tmp_path / "new").symlink_to("v2")
+            os.replace(tmp_path / "new", link)
+            await heard(changes, lambda: (link / "p.yaml").read_text() == "v2")
+            (tmp_path / "v2" / "p.yaml").write_text("and its edits")
+            await heard(changes, lambda: (link / "p.yaml").read_text() == "and its edits")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("timer_alone")
+def test_a_folder_that_is_not_there_yet_or_goes_and_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "deep" / "p.yaml"
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            for text in ("one", "two and more"):
+                path.parent.mkdir(parents=True)
+                path.write_text(text)
+                await heard(changes, lambda text=text: path.exists() and path.read_text() == text)
+                path.write_text(f"{text}, edited")
+                await heard(changes, lambda text=text: path.read_text() == f"{text}, edited")
+                shutil.rmtree(path.parent)
+                path.parent.parent.rmdir()
+                await heard(changes, lambda: not path.exists())
+
+    asyncio.run(story())
+
+
+# --- what is watched ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_other_files_are_watched_as_soon_as_it_is_told_to_look_again(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "p.yaml").write_text("0")
+    now: list[Path] = []
+
+    async def story() -> None:
+        watched = Watch(lambda: [str(path) for path in now])
+        changes = watched.changes()
+        first = asyncio.ensure_future(heard(changes, lambda: bool(now)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for folder in folders:
+            now[:] = [folder / "p.yaml"]
+            watched.look_again()
+            await first if not first.done() else await heard(changes, lambda: True)
+            (folder / "p.yaml").write_text("edited")
+            await heard(changes, lambda f=folder: (f / "p.yaml").read_text() == "edited")
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(story())
+
+
+def test_ending_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").touch()
+
+    async def story() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            async with watching(tmp_path / "p.yaml"):
+                pass
+        listening = asyncio.create_task(_listen_for_ever(tmp_path / "p.yaml"))
+        await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(story())
+
+
+async def _listen_for_ever(path: Path) -> None:
+    async with watching(path) as changes:
+        async for _ in changes:
+            pass
+
+
+def test_folders_are_those_that_exist_with_links_followed(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "p.yaml").touch()
+    (tmp_path / "link.yaml").symlink_to(real / "p.yaml")
+    assert folders_of([str(tmp_path / "link.yaml")]) == {str(tmp_path), str(real)}
+    assert folders_of([str(real)]) == {str(real)}
+    assert folders_of([str(tmp_path / "no" / "such.yaml")]) == frozenset()
+    # A folder that is a link is swapped in the folder where that link lies.
+    (tmp_path / "current").symlink_to(real)
+    current = str(tmp_path / "current")
+    assert folders_of([current]) == {str(tmp_path), str(real), current}
+    assert folders_of([f"{current}/p.yaml"]) == {str(tmp_path), str(real), current}
+
+
+def test_a_stamp_changes_with_size_time_and_identity(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    seen = {stamp([str(path)])}
+    path.write_text("x")
+    seen.add(stamp([str(path)]))
+    os.utime(path, ns=(1, 1))
+    seen.add(stamp([str(path)]))
+    other = tmp_path / "q"
+    other.write_text("x")
+    os.utime(other, ns=(1, 1))
+    other.replace(path)
+    seen.add(stamp([str(path)]))
+    assert len(seen) == 4
+    assert stamp([str(path)]) in seen

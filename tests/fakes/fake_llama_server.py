@@ -1,0 +1,100 @@
+"""A llama-server that misbehaves as the words in its variable FAKE say.
+
+    deaf            SIGTERM does nothing
+    exit=N          says why, and exits with code N at once; `unless=PATH`: not once that is there
+    hang            never listens, and does nothing
+    load=SECONDS    is busy for so long before it listens
+    wait=PATH       listens only once that file is there
+    mute            accepts connections, and answers none
+    sick=PATH       answers /health with 500 once that file is there
+    fork            leaves a child in its group, which keeps the port
+    session         leaves a child in a session of its own
+
+Without a word it is well: it answers whatever it is asked with 200.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+HELP = Path(__file__).parent.parent / "data" / "llama-server-b11434-help.txt"
+
+
+def after(flag: str, default: str) -> str:
+    return sys.argv[sys.argv.index(flag) + 1] if flag in sys.argv else default
+
+
+def load(seconds: float) -> None:
+    """Uses CPU and memory, as a model does that is read."""
+    end = time.monotonic() + seconds
+    held: list[bytearray] = []
+    while time.monotonic() < end:
+        held.append(bytearray(100_000))
+        sum(range(20_000))
+        time.sleep(0.01)
+
+
+def child(*, new_session: bool) -> None:
+    """A process that goes on until it is killed."""
+    if os.fork() == 0:
+        if new_session:
+            os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            signal.pause()
+
+
+def serve(listener: socket.socket, words: dict[str, str]) -> None:
+    kept: list[socket.socket] = []
+    while True:
+        connection, _ = listener.accept()
+        if "mute" in words:
+            kept.append(connection)
+            continue
+        with connection:
+            connection.recv(65536)
+            sick = "sick" in words and os.path.exists(words["sick"])
+            line = b"500 Internal Server Error" if sick else b"200 OK"
+            connection.sendall(
+                b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+            )
+
+
+def main() -> None:
+    if "--help" in sys.argv:
+        sys.stdout.write(HELP.read_text())
+        return
+    words: dict[str, str] = {}
+    for word in os.environ.get("FAKE", "").split(","):
+        name, _, value = word.partition("=")
+        words[name] = value
+    print("fake engine begins", flush=True)
+    # Python's own way with SIGTERM is silent and at once, but its code would be -15.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if "deaf" in words:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "exit" in words and not os.path.exists(words.get("unless", "")):
+        print("error: the fake engine gives up\nsome last words", file=sys.stderr, flush=True)
+        sys.exit(int(words["exit"]))
+    while "hang" in words:
+        signal.pause()
+    while "wait" in words and not os.path.exists(words["wait"]):
+        time.sleep(0.01)
+    load(float(words.get("load", 0)))
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((after("--host", "127.0.0.1"), int(after("--port", "8080"))))
+    except OSError as error:
+        print(f"error: couldn't bind to server socket: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+    listener.listen()
+    if "fork" in words or "session" in words:
+        child(new_session="session" in words)
+    serve(listener, words)
+
+
+main()

@@ -1,0 +1,275 @@
+"""Makes `docs/reference.md` from the code.
+
+    python tests/reference.py            prints it
+    python tests/reference.py --write    writes it
+
+What can be asked of the code is: commands, options, profile keys, the shapes of JSON documents,
+words such as phases and events. The meaning of each word stands in `reference_text`, and both
+must name the same words.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from orchestrator import errors  # noqa: E402 - the script may be run from anywhere
+from orchestrator.api import app  # noqa: E402
+from orchestrator.cli.main import main as orchestrate  # noqa: E402
+from orchestrator.control import model_making  # noqa: E402
+from orchestrator.core.event import EventType  # noqa: E402
+from orchestrator.core.plan import Verb  # noqa: E402
+from orchestrator.core.provision import Do  # noqa: E402
+from orchestrator.core.residency import Absence  # noqa: E402
+from orchestrator.core.schema import profile_schema  # noqa: E402
+from orchestrator.core.status import ModelState, Phase  # noqa: E402
+from tests import reference_text as text  # noqa: E402
+from tests.markdown import code, pairs, table  # noqa: E402
+from tests.reference_commands import commands  # noqa: E402
+from tests.reference_examples import documents  # noqa: E402
+from tests.reference_text import same  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference.md"
+COMPLETION = "ORCHESTRATE_COMPLETE"
+OURS_ALONE = {"ORCHESTRATE_OWNER", "ORCHESTRATE_TOKEN", COMPLETION}
+"""Variables that are no setting: marks, and what a later release reads."""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [text.HEAD, "## Commands\n", text.FILES_AND_NAMES, *commands(orchestrate)]
+    parts += ["## Exit codes and errors\n", _exit_codes(), text.EXIT_NOTES, _mistake()]
+    parts += ["## Profile\n", *_profile()]
+    parts += ["## JSON\n", *documents()]
+    parts += ["## Words\n", *_words()]
+    parts += ["## Environment\n", _environment(), text.ENVIRONMENT_NOTES]
+    parts += ["## Files in the state folder\n", _files()]
+    parts += ["## Control API\n", *_routes()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+# --- exit codes, profile -----------------------------------------------------------------------
+
+
+def _exit_codes() -> str:
+    kinds = [errors.OrchestrateError, *errors.OrchestrateError.__subclasses__()]
+    same({0, 130, *(kind.exit_code for kind in kinds)}, text.EXIT_CODES, "exit codes")
+    return table(("code", "means"), [(str(code), what) for code, what in text.EXIT_CODES.items()])
+
+
+def _mistake() -> str:
+    from orchestrator.core.parse import parse_profile, render_problem
+
+    written = b"instances:\n  coder:\n    model: tiny\n    prot: 8081\n"
+    [problem] = parse_profile(written, file="profiles/coding.yaml", env={}).problems
+    return f"```text\n{render_problem(problem)}\n```\n"
+
+
+def _profile() -> Iterator[str]:
+    schema = profile_schema()
+    yield "Every key, as `orchestrate schema` has it for editors. Unknown keys are errors.\n"
+    for title, prefix, block in _blocks(schema):
+        rows = [
+            (
+                code(f"{prefix}{name}"),
+                _type(field, schema),
+                _described(name, field, block, schema["definitions"]),
+            )
+            for name, field in block["properties"].items()
+        ]
+        yield f"### {title}\n"
+        yield table(("key", "value", ""), rows)
+
+
+def _blocks(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    known = schema["definitions"]
+    yield "The file", "", schema
+    yield "`catalog:`", "catalog.", known["CatalogConfig"]
+    yield "`defaults:`", "defaults.", known["Defaults"]
+    llama_server, ollama = known["LlamaServerConfig"], known["OllamaConfig"]
+    both, first, second = _split(llama_server, ollama)
+    yield "An instance, whatever its engine", "", both
+    yield "An instance of llama-server", "", first
+    yield "An instance of Ollama", "", second
+    yield "Each of `models:` of an Ollama instance", "models[].", known["ModelConfig"]
+    for name in ("readiness", "liveness", "restart", "stop", "verify"):
+        title = f"`{name}:` of an instance, or of its engine's defaults"
+        yield title, f"{name}.", known[f"{name.capitalize()}Config"]
+
+
+def _split(*blocks: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The keys that all of these have alike, then what each has of its own."""
+    first, *others = (block["properties"] for block in blocks)
+    common = {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
+    yield {"properties": common, "required": ()}
+    for block in blocks:
+        own = {k: v for k, v in block["properties"].items() if k not in common}
+        yield {**block, "properties": own}
+
+
+def _described(name: str, field: Mapping[str, Any], block: Mapping[str, Any], known: Any) -> str:
+    told = str(field.get("description") or known[_definition(field)]["description"])
+    required = " Required." if name in block.get("required", ()) else ""
+    if "default" in field and "efault" not in told:
+        told += f" Default: {field['default']}."
+    return told + required
+
+
+def _definition(field: Mapping[str, Any]) -> str:
+    """The block that a key holds. What says the same as the block itself is not said twice."""
+    [reference] = field.get("allOf", [field])
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """What may stand there, in a word or two."""
+    if "allOf" in field or "$ref" in field:
+        return "mapping, see below"
+    if _is_duration(field):
+        return "duration"
+    if "anyOf" in field:
+        kinds = [_type(one, schema) for one in field["anyOf"] if not _is_reference(one)]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in field:
+        return " or ".join(code(str(one)) for one in field["enum"])
+    if "const" in field:
+        return code(str(field["const"]))
+    kind = field.get("type")
+    if kind == "array":
+        return f"list of {_type(field['items'], schema)}"
+    if kind == "object":
+        return "mapping"
+    if isinstance(kind, list):
+        return "text, number, or true or false" if "boolean" in kind else "text or number"
+    words = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+    return words.get(str(kind), str(kind))
+
+
+def _is_duration(field: Mapping[str, Any]) -> bool:
+    return any("dhms" in str(one.get("pattern", "")) for one in field.get("anyOf", ()))
+
+
+def _is_reference(field: Mapping[str, Any]) -> bool:
+    return "${" in str(field.get("pattern", "")).replace("\\", "") and len(field) == 2
+
+
+# --- words, environment, files, routes ---------------------------------------------------------
+
+
+def _words() -> Iterator[str]:
+    same({"pending", *Phase}, text.PHASES, "phases")
+    same(_posted(), text.EVENTS, "event types")
+    same(set(ModelState), text.MODEL_STATES, "states of a model")
+    same(set(Verb), text.ACTIONS, "actions")
+    same(reasons_incode(), {**text.REASONS, **text.MODEL_REASONS, **text.EVENT_REASONS}, "reasons")
+    yield "### Phases\n"
+    yield table(("phase", "means"), pairs(text.PHASES))
+    yield "### Reasons of an instance\n"
+    yield table(("reason", "means"), pairs(text.REASONS))
+    yield "### States of a model\n"
+    yield table(("state", "means"), pairs(text.MODEL_STATES))
+    yield "### Reasons of a model\n"
+    yield table(("reason", "means"), pairs(text.MODEL_REASONS))
+    yield "### Event types\n"
+    yield table(("type", "means"), pairs(text.EVENTS))
+    yield "Events have the reasons of instances, and these:\n"
+    yield table(("reason", "means"), pairs(text.EVENT_REASONS))
+    yield "### Actions of a plan\n"
+    yield table(("action", "means"), pairs(text.ACTIONS))
+
+
+def _posted() -> set[str]:
+    """The types of events that are ever posted: a word that is only defined promises nothing."""
+    folded = {ROOT / "orchestrator/core/event.py", ROOT / "orchestrator/core/status.py"}
+    code = "".join(path.read_text() for path in _sources() if path not in folded)
+    return {one.value for one in EventType if re.search(rf"EventType\.{one.name}\b", code)}
+
+
+def reasons_incode() -> set[str]:
+    """Every word that the code gives as a reason, by its syntax."""
+    found: set[str] = {*model_making._DONE.values(), *Absence}  # pyright: ignore[reportPrivateUsage]
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                found.update(_reasons(node))
+    return found - {""}
+
+
+def _reasons(call: ast.Call) -> Iterator[str]:
+    function = call.func
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    values = [word.value for word in call.keywords if word.arg == "reason"]
+    if name == "Waiting":
+        values += call.args[:1]
+    if name == "Action":
+        values += call.args[4:5]
+    if name == "Refusal":
+        values += call.args[:1]
+    if name == "say":
+        values += call.args[1:2]
+    if name == "_post":
+        values += call.args[2:3]
+    for value in values:
+        branches = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+        for one in branches:
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                yield one.value
+            elif name == "Refusal" and isinstance(one, ast.JoinedStr):
+                # `{what is done}-failed`
+                yield from (f"{do}-failed" for do in Do)
+
+
+def _sources() -> list[Path]:
+    return sorted((ROOT / "orchestrator").rglob("*.py"))
+
+
+def _environment() -> str:
+    named = {
+        name
+        for path in _sources()
+        for name in re.findall(r"\bORCHESTRATE_[A-Z]+(?:_[A-Z]+)*\b", path.read_text())
+    }
+    same(named - OURS_ALONE, text.ENVIRONMENT, "environment variables")
+    rows = [*text.ENVIRONMENT.items(), *text.OTHERS.items()]
+    coded = [(", ".join(map(code, names.split(", "))), what) for names, what in rows]
+    return table(("variable", "means"), coded)
+
+
+def _files() -> str:
+    from orchestrator.settings import Settings
+
+    settings = Settings("/s", "/c", "/p")
+    paths = (settings.socket_path, settings.daemon_log, settings.lock_path, settings.store_path)
+    wanted = {path.removeprefix("/s/") for path in paths}
+    same({*wanted, "logs/NAME.log"}, text.FILES, "files")
+    return "Only its owner can read what is in there.\n\n" + table(
+        ("file", "is"), pairs(text.FILES)
+    )
+
+
+def _routes() -> Iterator[str]:
+    control: Any = None
+    routes: list[Any] = list(app.build(control).routes)
+    same({route.path for route in routes}, text.ROUTES, "routes")
+    yield "HTTP over `control.sock`, which only its owner can open.\n"
+    rows = [
+        (f"`{' '.join(sorted(route.methods - {'HEAD'}))} {route.path}`", text.ROUTES[route.path])
+        for route in routes
+    ]
+    yield table(("request", "answers"), rows)
+    yield 'An error is `{"error": {"code", "message", "hint"}}`, with the fitting HTTP status.\n'
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page())
+        print(f"wrote {PAGE.relative_to(ROOT)}")
+    else:
+        print(page(), end="")

@@ -1,0 +1,316 @@
+"""The prose of `docs/reference.md`: what each word means. The words themselves are the code's.
+
+`reference.py` checks every table here against the code: a word too many or too few is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class DiffersError(Exception):
+    """The prose and the code do not name the same words."""
+
+
+def same(in_code: Iterable[str | int], in_prose: Mapping[Any, str], what: str) -> None:
+    """Raises `DiffersError` unless the code and the prose have the same words."""
+    code, prose = {str(one) for one in in_code}, {str(one) for one in in_prose}
+    if code != prose:
+        missing, gone = sorted(code - prose), sorted(prose - code)
+        raise DiffersError(f"{what}: not described {missing}, not in the code {gone}")
+
+
+HEAD = """\
+# Reference
+
+What scripts, editors and people may rely on. This page is made from the code by
+`python tests/reference.py --write`, and a test fails when the two differ.
+
+`orchestrate` is the console script; `python -m orchestrator` is the same. Data goes to stdout,
+diagnostics to stderr. With `--json` there is one JSON document on stdout and nothing else (`apply
+--json`, `events --json` and `status --watch --json`: one on each line). Colour is for terminals
+only, and `NO_COLOR` turns it off. How profiles are written is told, by examples, in [Writing
+profiles](profiles.md).
+"""
+
+FILES_AND_NAMES = """\
+`FILE|DIR|NAME` is a profile file, a folder of them, or the name of one in `ORCHESTRATE_PROFILES`
+(without `.yaml`). `NAME` alone is an instance. `REF` is a model: a path, a file name with or
+without `.gguf`, `name:quant`, an Ollama tag, or `hf:org/name[:quant|/file]`. Durations are written
+as in `90s`, `1m30s` or `2h`.
+"""
+
+EXIT_CODES = {
+    0: "done",
+    1: "something did not come up, or failed while running",
+    2: "the input is wrong: a profile, an argument, an unknown instance or model. "
+    "Nothing was touched",
+    3: "no daemon answers, or it may not be talked to. `status` and `logs` still print what the "
+    'store knows, `status --json` with `"daemon": null`',
+    4: "timed out",
+    130: "interrupted. The daemon goes on",
+}
+
+EXIT_NOTES = """\
+- `apply` ends with 0 once all is ready, models included, and with 1 once everything has settled
+  and something has not come up: it is `failed` or in `backoff`, a model has failed, or a later
+  `apply` came in between. Ctrl-C only detaches. `--timeout` never fires while bytes of a pull or a
+  build move.
+- `status` exits 0, or 3 without a daemon; `status --check` exits 1 unless converged. `wait` exits
+  1 as soon as one instance, or one of its models, has failed. `start`, `stop`, `restart` and
+  `kill` wait for the outcome: that of the instance, not of its models.
+- `down` and `daemon stop` exit 0 when nothing is running. `doctor` exits 1 when a problem would
+  keep `apply` from working, `init` when it finds no model and no Ollama.
+- An error is two lines on stderr, `error: what, where` and `hint: what to do`; a Python traceback
+  only with `ORCHESTRATE_DEBUG=1`.
+
+A mistake in a profile names its place, lines and columns counted from 1, with the source line and
+a caret below it. All mistakes of all files are shown at once.
+"""
+
+ENVIRONMENT = {
+    "ORCHESTRATE_STATE_DIR": "State, control socket and logs; one daemon for each such folder. "
+    "Default: the platform's state folder.",
+    "ORCHESTRATE_CACHE_DIR": "What is remembered of model files, flags, and of what models were "
+    "made of; it may be deleted, and is found out or made again. "
+    "Default: the platform's cache folder.",
+    "ORCHESTRATE_PROFILES": "Where the NAME of a profile is looked up. Default: `./profiles`.",
+    "ORCHESTRATE_MODELS": "More folders with models, separated by `:`.",
+    "ORCHESTRATE_LLAMA_SERVER": "The llama-server to run: a path, a name on `PATH`, or `embedded`.",
+    "ORCHESTRATE_OLLAMA": "The Ollama to run: a path, or a name on `PATH`.",
+    "ORCHESTRATE_HOST": "The address that instances listen on by default. Default: `127.0.0.1`.",
+    "ORCHESTRATE_DEBUG": "`1` shows where an error comes from.",
+}
+
+OTHERS = {
+    "OLLAMA_MODELS": "Ollama's store: models are found there, and Ollama instances keep theirs "
+    "there unless `settings: {models: ...}` names another.",
+    "OLLAMA_HOST": "Where `doctor`, `init`, `models pull`, `models rm` and `models prune` look for "
+    "an Ollama that runs. Default: `127.0.0.1:11434`.",
+    "HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME": "Hugging Face's cache.",
+    "LLAMA_CACHE": "llama.cpp's cache. The one variable of an engine that instances inherit.",
+    "XDG_CACHE_HOME": "Where both caches are when they are not named.",
+    "NO_COLOR": "No colour, on terminals too.",
+}
+
+ENVIRONMENT_NOTES = """\
+`apply` hands over to the daemon what of these names models and programs, with `PATH`, `HOME` and
+every variable that a profile refers to as `${env:NAME}`: what counts is the shell that applied, not
+the one that the daemon was started from. `LLAMA_*`, `MTMD_*` and `OLLAMA_*` never reach an engine
+by inheritance, for they change it silently: an instance gets what its `env:` says, an Ollama its
+`settings:`, and with them always `OLLAMA_HOST`, `OLLAMA_MODELS` and `OLLAMA_NOPRUNE`.
+"""
+
+FILES = {
+    "control.sock": "where the daemon listens",
+    "daemon.log": "the daemon's own log (`orchestrate logs --daemon`)",
+    "daemon.lock": "held by the one daemon of this folder, whose pid it contains",
+    "state.db": "what is applied, what runs, sticky ports, the timeline (SQLite)",
+    "logs/NAME.log": "the output of an instance; `.1` and so on are earlier runs",
+}
+
+PHASES = {
+    "pending": "declared, but not started yet: it waits for what `message` says",
+    "starting": "started, and not ready yet",
+    "ready": "its health check answers, on a port that its own processes hold, or from the server "
+    "that it is attached to",
+    "unready": "was ready, does not answer now, and is not restarted yet",
+    "backoff": "ended by itself, or could not be started; tried again at the time that "
+    "`retry_in_s` says",
+    "stopping": "told to end",
+    "stopped": "ended, and meant to be: held by hand, or it had no reason to go on",
+    "failed": "given up until its declaration changes, or `start`, `restart` or `apply`",
+}
+
+REASONS = {
+    "binary-incompatible": "the program is not for this machine",
+    "binary-missing": "the program has gone since the profile was checked; or no server is there "
+    "to attach to, and no Ollama that could be started",
+    "blocked": "it waits for what it `needs`, for a model that an Ollama instance is to bring, or "
+    "for an instance of ours that still has its port",
+    "crashed": "it ended by itself",
+    "exited": "it ended by itself, without an error, and its policy leaves it so",
+    "folder-missing": "the folder to run in cannot be entered",
+    "gone": "the server that it was attached to does not answer any more",
+    "held": "stopped by hand; `start`, `restart` or `apply` release it",
+    "hung": "it failed its liveness probes, and is ended",
+    "log-unwritable": "its log cannot be written",
+    "nothing-to-attach": "`attach: only`, and no server is there; it waits until one comes",
+    "permission": "the program may not be run",
+    "port-taken": "a process that is not ours listens on its port: `message` names it",
+    "removed": "no applied profile declares it any more",
+    "timeout": "it made no progress while it loaded, or was not ready by its deadline",
+    "unhealthy": "its last liveness probe failed; or whoever listens where it was attached is no "
+    "Ollama now",
+}
+
+EVENT_REASONS = {
+    "apply": "an `apply` asked for it",
+    "asked": "somebody asked for it",
+    "changed": "its declaration has changed",
+    "edited": "an applied file was saved",
+    "invalid": "an applied file cannot be used; its last good state is kept",
+    "kill": "`orchestrate kill` asked for it",
+    "killed": "without further grace",
+    "replaced": "its declaration has changed: a new process takes its place",
+    "restart": "once more, by hand or by its restart policy",
+    "set-aside": "the store could not be read; another was begun",
+    "unkillable": "the kernel does not let go of it",
+}
+
+EVENTS = {
+    "starting": "a start was decided, and recorded",
+    "spawned": "its process exists",
+    "progress": "it loads (shown live, not kept)",
+    "ready": "it serves",
+    "unready": "it does not answer any more",
+    "condemned": "it must be ended: hung, or not ready in time",
+    "stopping": "it was told to end",
+    "killing": "it is killed, with its group",
+    "exited": "its processes are gone",
+    "start-failed": "no process came of a start; while it waits for the same thing, further tries "
+    "have `data.again` and are not kept",
+    "adopted": "a new daemon found it running, and looks after it",
+    "held": "stopped by hand",
+    "released": "not held any more",
+    "redo": "a new process was asked for",
+    "updated": "settings that do not reach the process were taken up in place",
+    "attached": "a server that somebody else runs is used",
+    "detached": "it is not used any more: let go of, or gone",
+    "model": "a model of an Ollama instance is seen otherwise; `data.model` is its row",
+    "model-progress": "a model is seen otherwise, or its bytes move (streamed as JSON, not kept)",
+    "health": "what a probe by inference found: `data.class` and `data.latency_s`; with the reason "
+    "`steady`, and not kept, when the class is as before",
+    "forgotten": "it is no longer declared, and gone",
+    "applied": "profiles were applied, or an applied file was saved",
+    "profile-error": "an applied file cannot be used",
+    "profile-ok": "it can be used again",
+    "converged": "what runs is what is declared, and all of it is ready",
+    "daemon-started": "a daemon looks after the state folder now",
+    "daemon-stopped": "it ended as it was told to; the message says what goes on",
+    "swept": "processes that an earlier daemon left behind were ended",
+    "store-error": "state cannot be saved; instances go on",
+    "store-ok": "it can be saved again",
+    "bug": "something that should not happen; please report it",
+}
+
+ACTIONS = {
+    "start": "a new process",
+    "stop": "it is no longer declared, or held",
+    "kill": "stop, without grace",
+    "replace": "stop, then start with the new settings",
+    "update": "taken up by the running process's daemon: restart policy, probes, description",
+    "provision": "the same, and its models are brought to what is declared: pulled, built, "
+    "unloaded",
+}
+
+STATUS = {
+    "version": "of the daemon",
+    "daemon": "its `pid` and `since` when; null when none answers",
+    "profiles": "the applied files; `errors` are as in `validate --json`",
+    "converged": "what runs is what the applied files declare, and all of it is ready: declared "
+    "models are present, preloaded ones in memory",
+    "settled": "nothing is on its way: what is not ready now needs a change, or time",
+    "missing": "for each instance that is not ready as declared, why",
+    "warnings": "what people should know, such as a full disk",
+    "instances": "one for each, declared ones first",
+}
+
+INSTANCE = {
+    "name": "as in the profile",
+    "engine": "`llama-server` or `ollama`",
+    "profiles": "the applied profiles that declare it",
+    "model": "as the profile names it; empty for Ollama",
+    "description": "as in the profile",
+    "host": "what it listens on",
+    "port": "what it listens on",
+    "url": "where to reach it from this machine",
+    "phase": "see below",
+    "reason": "one word, see below; empty when there is none",
+    "message": "for people",
+    "managed": "false for a server that was attached to",
+    "pid": "null without a process, or where that of an attached server is not to be seen",
+    "since": "when it came into this phase",
+    "uptime_s": "seconds since its start",
+    "ready_after_s": "seconds from its start to its first readiness",
+    "restarts": "by the restart policy, since it was declared; tries of what only waits are none",
+    "memory_bytes": "resident, summed over its process group; of an attached server, with all that "
+    "descends from it",
+    "cpu_percent": "of one core, summed over the same processes",
+    "health": "with `liveness: {mode: inference}` the `class` (`healthy`, `slow`, `down`) and the "
+    "`latency_s` of the last probe, else null",
+    "stale": "its model or program changed on disk: taken up by the next apply or restart",
+    "command": "argv, secrets masked",
+    "models": "of an Ollama instance, declared ones first; empty for llama-server",
+    "lacking": "for each declared model that is not as declared, what is lacking",
+    "owner": "whose the server is that was attached to; empty for our own",
+    "held": "stopped by hand",
+    "exit_code": "of the last run; null when unknown",
+    "retry_in_s": "seconds until the next start, in `backoff`",
+}
+
+MODEL = {
+    "name": "as Ollama shows it, with its tag",
+    "state": "see below",
+    "loaded": "in the memory of its server",
+    "bytes_done": "of what is under way",
+    "bytes_total": "of what is under way; 0 while that is not known",
+    "reason": "one word, see below; empty when there is none",
+    "message": "for people",
+}
+
+MODEL_STATES = {
+    "missing": "declared, and not there; nothing is done about it yet",
+    "pulling": "it comes from its registry",
+    "building": "it is made: by a Modelfile, from a GGUF, or as a copy",
+    "present": "its server has it, as declared",
+    "failed": "given up for now; what may mend itself is tried again each minute, the rest once "
+    "its declaration changes, or by an `apply`. `message` says why",
+}
+
+MODEL_REASONS = {
+    "pulled": "it came from its registry",
+    "made": "it was made from its GGUF",
+    "built": "it was built by its Modelfile",
+    "copied": "it is the copy that was declared",
+    "loaded": "it is in memory now",
+    "kept": "a request had shortened its stay in memory, which was set again",
+    "rested": "it left memory after its `keep_alive`, as declared",
+    "unloaded": "somebody took it out of memory; a preloaded one is loaded again",
+    "evicted": "another model needed its place in memory; it comes back when there is room",
+    "vanished": "somebody removed it; it is pulled or built again",
+    "corrupt": "a file of it is damaged or gone; it is pulled or built again where that can be",
+    "gone": "it is not declared any more: unloaded, or deleted where the instance prunes",
+    "failed": "it was given up; its own reason is one of those below",
+    "not-found": "its registry does not know it",
+    "unauthorized": "its registry wants a login",
+    "no-tls": "its registry speaks no TLS: `insecure: true`",
+    "bad-certificate": "the certificate of its registry is not trusted",
+    "pull-failed": "it could not be pulled",
+    "import-failed": "it could not be made from its GGUF",
+    "build-failed": "it could not be built by its Modelfile",
+    "copy-failed": "it could not be copied",
+    "load-failed": "it could not be loaded",
+    "base-failed": "the model that it stands on has failed",
+    "base-missing": "the model that it is a copy of is not there",
+    "disk-full": "the disk of its store is full; tried again from time to time",
+    "store-unwritable": "its store cannot be written",
+    "too-old": "it needs a newer Ollama",
+    "unsupported": "this Ollama cannot run it",
+    "bug": "something that should not happen; please report it",
+}
+
+ROUTES = {
+    "/healthz": "200 while the loop turns",
+    "/readyz": "200 only while converged, else 503 with what is missing",
+    "/v1/status": "the status document; `?follow=1` a stream of them",
+    "/v1/events": "SSE; `Last-Event-ID` resumes, `?follow=0` ends after what there is",
+    "/v1/apply": "what `apply` hands over",
+    "/v1/plan": "what `plan` prints",
+    "/v1/remove": "takes profiles out of the applied set",
+    "/v1/down": "stops all instances and forgets the applied set",
+    "/v1/daemon/stop": "ends the daemon; instances go on",
+    "/v1/instances/{name}/logs": "the log; `?lines=200&follow=1&previous=1`",
+    "/v1/instances/{name}/{verb}": "`start`, `stop`, `restart` or `kill`",
+}
