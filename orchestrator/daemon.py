@@ -14,12 +14,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orchestrator
-from orchestrator.control import adoption
+from orchestrator.control import adoption, second_look
 from orchestrator.control.applied import Accepted, AppliedSet, Rejected
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
@@ -31,7 +31,7 @@ from orchestrator.control.toolchain import Toolchain
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType, timestamp
 from orchestrator.core.promise import Promises, kept_promises
-from orchestrator.core.status import ALIVE, Phase, lost_its_port
+from orchestrator.core.status import ALIVE, Phase
 from orchestrator.errors import OrchestrateError
 from orchestrator.runtime import lock, ports
 from orchestrator.runtime.files import is_full
@@ -122,6 +122,7 @@ class Daemon:
         self._applied = AppliedSet(
             bus=self._bus, store=store, reconciler=self._reconciler, machine=self._machine
         )
+        self._told = self._bus.subscribe()
         self._watch = Watch(lambda: self._applied.paths)
         self._applied.on_change = self._watch.look_again
         self._born = time.time()
@@ -181,6 +182,8 @@ class Daemon:
             event = self._bus.stamp(Event(EventType.DAEMON_STOPPED, message=goes_on))
             with contextlib.suppress(StoreError):
                 self._store.save(self._reconciler.observed, [event])
+            # What the last passes saw: whoever told it until now was cancelled with the rest.
+            self._report([*self._told.pending(), event])
 
     def _announce(self) -> None:
         self._bus.post(
@@ -247,8 +250,10 @@ class Daemon:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch_files(), name="watch files")
                     group.create_task(self._keep_house(), name="keep house")
-                    group.create_task(self._choose_ports_anew(), name="choose ports anew")
-                    group.create_task(self._find_promised_models(), name="find promised models")
+                    for look, name in second_look.looks(
+                        self._bus, self._reconciler, self._applied
+                    ):
+                        group.create_task(look, name=name)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._settings.socket_path)
@@ -341,46 +346,20 @@ class Daemon:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(self._logs.rotate_large, name)
 
-    async def _choose_ports_anew(self) -> None:
-        """An automatic port that a stranger took in the meantime is given up for another."""
-        subscription = self._bus.subscribe()
-        # One may have failed before anybody listened here.
-        failed = list(self._reconciler.observed)
-        while True:
-            observed = self._reconciler.observed
-            if any(lost_its_port(observed[name]) for name in failed if name in observed):
-                await self._applied.refresh(anew=True)
-            failed = [
-                event.instance
-                for event in await subscription.next()
-                if event.type is EventType.START_FAILED
-            ]
-
-    async def _find_promised_models(self) -> None:
-        """A model that a llama-server waits for is looked for once its Ollama instance has it."""
-        subscription = self._bus.subscribe()
-        while True:
-            awaited = {
-                spec.awaits.model
-                for spec in (self._reconciler.desired or {}).values()
-                if spec.awaits is not None and not spec.awaits.kept
-            }
-            if awaited & kept_promises(self._reconciler.observed):
-                await self._applied.refresh(anew=True)
-            await subscription.next()
-
     async def _report_events(self) -> None:
-        """Every event goes to the daemon's log."""
-        subscription = self._bus.subscribe()
-        report: Callable[[Event], None] = self._options.on_event or _log_event
         while True:
-            for event in await subscription.next():
-                if event.transient and self._options.on_event is None:
-                    # Several a second while bytes move: the log would hold nothing else.
-                    continue
-                # A full disk, or a terminal that was closed: no reason to end.
-                with contextlib.suppress(OSError):
-                    report(event)
+            self._report(await self._told.next())
+
+    def _report(self, events: Iterable[Event]) -> None:
+        """Every event goes to the daemon's log, or to whoever watches in the foreground."""
+        report: Callable[[Event], None] = self._options.on_event or _log_event
+        for event in events:
+            if event.transient and self._options.on_event is None:
+                # Several a second while bytes move: the log would hold nothing else.
+                continue
+            # A full disk, or a terminal that was closed: no reason to end.
+            with contextlib.suppress(OSError):
+                report(event)
 
 
 def _log_event(event: Event) -> None:

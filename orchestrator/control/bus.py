@@ -50,6 +50,10 @@ class Subscription:
     async def next(self) -> list[Event]:
         """All that came since the last call; waits for at least one push (it may be empty)."""
         await self._wake.wait()
+        return self.pending()
+
+    def pending(self) -> list[Event]:
+        """All that came since the last call, which may be nothing."""
         self._wake.clear()
         events = list(self._waiting)
         self._waiting.clear()
