@@ -71,7 +71,9 @@ def plan_lines(actions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _why(action: Mapping[str, Any]) -> list[str]:
     """Field by field; the message first, where it says something else than the fields."""
-    reasons = [_reason(reason) for reason in action["reasons"]]
+    # Of a replacement, not every field is what it takes it for.
+    live = {"live": " (live)"} if action["action"] == "replace" else {}
+    reasons = [_reason(one) + live.get(one["class"], "") for one in action["reasons"]]
     said = inert(action["message"])
     return reasons if reasons and said.startswith(reasons[0]) else [said, *reasons]
 

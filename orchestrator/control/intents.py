@@ -91,9 +91,15 @@ class Intents:
                     return Outcome(name, False, "stopped", "no longer declared")
                 if decided is not None:
                     phase = status.phase.value if status else "stopped"
-                    return Outcome(name, decided, phase, status.message if status else "")
+                    return Outcome(name, decided, phase, _told(status))
         finally:
             self._bus.unsubscribe(subscription)
+
+
+def _told(status: InstanceStatus | None) -> str:
+    if status is None:
+        return ""
+    return status.rejected.message if status.rejected is not None else status.message
 
 
 def _is_down(status: InstanceStatus | None) -> bool | None:
@@ -103,6 +109,8 @@ def _is_down(status: InstanceStatus | None) -> bool | None:
 def _came_up(status: InstanceStatus | None, old_start_id: str) -> bool | None:
     if status is None or (old_start_id and status.start_id == old_start_id):
         return None
+    if status.rejected is not None:
+        return False
     if status.phase is Phase.READY:
         return True
     if status.held or status.reason == "exited":

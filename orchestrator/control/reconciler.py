@@ -170,7 +170,8 @@ class Reconciler:
             for file in action.spec.inputs
         )
         spec = replace(action.spec, inputs=inputs)
-        self.desired = {**(self.desired or {}), action.instance: spec}
+        if self.desired is not None and self.desired.get(action.instance) is action.spec:
+            self.desired = {**self.desired, action.instance: spec}
         return replace(action, spec=spec)
 
     def _plan_and_submit(self, events: list[Event], submitted: list[tuple[Action, str]]) -> None:

@@ -24,8 +24,10 @@ from orchestrator.core.profile import (
     OllamaDefaults,
     Profile,
     ReadinessConfig,
+    ResourcesConfig,
     RestartConfig,
     StopConfig,
+    UpdateConfig,
     VerifyConfig,
 )
 from orchestrator.core.rules import broken_rules
@@ -39,6 +41,8 @@ _BLOCKS: dict[str | int, type[BaseModel]] = {
     "liveness": LivenessConfig,
     "restart": RestartConfig,
     "stop": StopConfig,
+    "update": UpdateConfig,
+    "resources": ResourcesConfig,
     "verify": VerifyConfig,
 }
 _INSTANCES: dict[str | int, type[BaseModel]] = {

@@ -7,37 +7,28 @@ alone: a difference is taken up in place.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
+from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
+from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
-from orchestrator.core.spec import Command, InstanceSpec, ModelSet, ModelSpec
-from orchestrator.core.units import format_duration
+from orchestrator.core.spec import Command, Demand, InstanceSpec, ModelOrigin, ModelSet, ModelSpec
+from orchestrator.core.units import format_duration, format_size
 
-LIVE_FIELDS = (
-    "description",
-    "model",
-    "needs",
-    "readiness",
-    "liveness",
-    "restart",
-    "stop",
-    "profiles",
-    "auto_port",
-    "attach",
-    "holds",
-    "inference",
-)
+LIVE_FIELDS = tuple(name for name, kind in SPEC_FIELDS.items() if kind is LIVE)
 """Fields of `InstanceSpec` that never reach the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One field: `have` -> `want`. None means that it is not there."""
+    """One field: `have` -> `want`, and what that takes. None means that it is not there."""
 
     field: str
     have: Any
     want: Any
+    kind: FieldClass = FieldClass.RESTART
 
     def __str__(self) -> str:
         have, want = _words(self.have), _words(self.want)
@@ -101,15 +92,30 @@ def input_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
     )
 
 
-def live_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
-    """What changes in place, without a new process."""
+def live_drift(
+    have: InstanceSpec,
+    want: InstanceSpec,
+    *,
+    managed: bool = True,
+    beside: Iterable[InstanceSpec] = (),
+) -> tuple[Drift, ...]:
+    """What changes in place, without a new process.
+
+    Of a server that somebody else runs (`managed` is False) nothing is deleted, nor what another
+    instance `beside` it keeps in the same folder.
+    """
     found: list[Drift] = []
     for name in LIVE_FIELDS:
         old, new = getattr(have, name), getattr(want, name)
         if old == new:
             continue
         if name == "holds":
-            found += _holding_drift(old or ModelSet(), new or ModelSet())
+            others = (spec for spec in beside if spec.name != want.name)
+            keeps = _Keeps(old or ModelSet(), new or ModelSet(), managed, tuple(others))
+            found += _holding_drift(keeps)
+            continue
+        if name == "demand":
+            found += _demand_drift(old, new)
             continue
         if not is_dataclass(old) or not is_dataclass(new):
             found.append(Drift(name, _plain(old), _plain(new)))
@@ -118,16 +124,50 @@ def live_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
             before, after = getattr(old, part.name), getattr(new, part.name)
             if before != after:
                 found.append(Drift(f"{name}.{part.name}", before, after))
-    return tuple(found)
+    return tuple(replace(one, kind=LIVE) for one in found)
 
 
-def _holding_drift(have: ModelSet, want: ModelSet) -> list[Drift]:
+def _demand_drift(have: Demand | None, want: Demand | None) -> list[Drift]:
+    """What the profile says of memory: an estimate only follows from what else has changed."""
+    before, after = _declared(have), _declared(want)
+    return [Drift("resources.memory", before, after)] if before != after else []
+
+
+def _declared(demand: Demand | None) -> str | None:
+    if demand is None or not demand.declared:
+        return None
+    return format_size(sum(demand.gpus.values()) or demand.host)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeps:
+    """What an instance holds, what it is to hold, and who else is there."""
+
+    have: ModelSet
+    want: ModelSet
+    managed: bool
+    others: tuple[InstanceSpec, ...]
+
+    def end_of(self, name: str) -> str:
+        """What becomes of a model that is not declared any more."""
+        if not self.managed:
+            return "unloaded"
+        if self.have.store != self.want.store:
+            return f"kept in {self.have.store}"
+        if not self.want.prune:
+            return "unloaded"
+        keeper = kept_by(name, self.want.store, self.others)
+        return f"unloaded, kept: {keeper} has it too" if keeper else "deleted"
+
+
+def _holding_drift(keeps: _Keeps) -> list[Drift]:
     """Each model that comes, goes or is made otherwise, then how all of them are held."""
-    before = {model.name: model for model in have.models}
-    after = {model.name: model for model in want.models}
+    have, want = keeps.have, keeps.want
+    before = {same_name(model.name): model for model in have.models}
+    after = {same_name(model.name): model for model in want.models}
     found: list[Drift] = []
-    for name, model in after.items():
-        known = before.get(name)
+    for key, model in after.items():
+        known, name = before.get(key), model.name
         if known is None:
             found.append(Drift(f"{MODELS}.{name}", None, describe(model)))
         elif known != model:
@@ -135,9 +175,10 @@ def _holding_drift(have: ModelSet, want: ModelSet) -> list[Drift]:
             found.append(
                 Drift(f"{MODELS}.{name}", describe(known), describe(model) + " (changed)" * same)
             )
-    end = "deleted" if want.prune else "unloaded"
-    gone = [name for name in before if name not in after]
-    found += [Drift(f"{MODELS}.{name}", describe(before[name]), end) for name in gone]
+    gone = [model for key, model in before.items() if key not in after]
+    found += [
+        Drift(f"{MODELS}.{model.name}", describe(model), keeps.end_of(model.name)) for model in gone
+    ]
     found += [
         Drift(name, getattr(have, name), getattr(want, name))
         for name in ("prune", "verify", "limit", "store")
@@ -158,22 +199,26 @@ MODELS = "models"
 
 def describe(model: ModelSpec) -> str:
     """Where a model comes from and how it is kept, as in `built by x.Modelfile, preload`."""
-    origin = model.origin
-    match origin.kind:
-        case "pulled":
-            words = ["pulled without TLS" if origin.insecure else "pulled"]
-        case "built":
-            words = [f"built by {origin.path}"]
-        case "imported":
-            words = [f"made from {origin.files[0].path}"]
-        case "copied":
-            words = [f"a copy of {origin.of}"]
+    words = [origin_words(model.origin)]
     if model.preload:
         words.append("preload")
     if model.keep_alive is not None:
         forever = model.keep_alive < 0
         words.append(f"keep_alive {-1 if forever else format_duration(model.keep_alive)}")
     return ", ".join(words)
+
+
+def origin_words(origin: ModelOrigin) -> str:
+    """How a model comes to be, as in `built by x.Modelfile`."""
+    match origin.kind:
+        case "pulled":
+            return "pulled without TLS" if origin.insecure else "pulled"
+        case "built":
+            return f"built by {origin.path}"
+        case "imported":
+            return f"made from {origin.files[0].path}"
+        case "copied":
+            return f"a copy of {origin.of}"
 
 
 def _plain(value: Any) -> Any:

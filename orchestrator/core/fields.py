@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
-from orchestrator.core.spec import AttachMode, LivenessMode, PolicyName
+from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName
 from orchestrator.core.suggestion import suggest
-from orchestrator.core.units import Limit, parse_duration, parse_limit
+from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_size
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 NAME_HINT = "use small letters, digits, '.', '_' and '-', at most 63, first a letter or a digit"
 ENGINES = ("llama-server", "ollama")
 ATTACH_MODES = ("auto", "never", "only")
-LIVENESS_MODES = ("health", "inference")
+LIVENESS_MODES = ("http", "inference")
+FAILURES = ("rollback", "keep")
 POLICIES = ("always", "on-failure", "never")
 
 _NAME = re.compile(NAME_PATTERN)
@@ -153,6 +154,21 @@ def _one_of(words: Sequence[str], what: str) -> Callable[[object], str]:
     return read
 
 
+def _gpus(value: object) -> tuple[int, ...] | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    message = f"expected a list of GPUs such as [0], or auto, got {shown(value)}"
+    if not isinstance(value, list):
+        raise ValueError(message)
+    chosen = cast("list[object]", value)
+    indices = [i for i in chosen if isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 256]
+    if len(indices) != len(chosen) or len(set(indices)) != len(indices):
+        raise hinted(message, "`orchestrate doctor` lists them; [] is none")
+    return tuple(indices)
+
+
+_SIZE_TEXT = r"^\s*\d+(\.\d+)?\s*([kKMGT]B|[KMGT]iB|B)?\s*$|\$\{[^}]+\}"
+
 _DURATION = {
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION_TEXT}]
 }
@@ -208,6 +224,27 @@ KeepAlive = Annotated[
     PlainValidator(_keep_alive),
     WithJsonSchema({"anyOf": [{"const": -1}, *_DURATION["anyOf"]]}),
 ]
+Size = Annotated[
+    int,
+    PlainValidator(parse_size),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _SIZE_TEXT}]}
+    ),
+]
+Gpus = Annotated[
+    tuple[int, ...] | Literal["auto"],
+    PlainValidator(_gpus),
+    WithJsonSchema(
+        or_reference(
+            {
+                "anyOf": [
+                    {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
+                    {"const": "auto"},
+                ]
+            }
+        )
+    ),
+]
 LlamaServerWord = Annotated[
     Literal["llama-server"],
     PlainValidator(_one_of(ENGINES, "engine")),
@@ -232,4 +269,9 @@ Policy = Annotated[
     PolicyName,
     PlainValidator(_one_of(POLICIES, "restart policy")),
     WithJsonSchema(or_reference({"enum": list(POLICIES)})),
+]
+Failure = Annotated[
+    OnFailure,
+    PlainValidator(_one_of(FAILURES, "answer to a failure")),
+    WithJsonSchema(or_reference({"enum": list(FAILURES)})),
 ]

@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.core.backoff import delay_before, within_window
+from orchestrator.core.backoff import LONGEST_WAIT, delay_before, within_window
+from orchestrator.core.cause import Mending
 from orchestrator.core.event import AGAIN, Event, EventType
-from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.provision import same_name
+from orchestrator.core.rollback import ROLLED_BACK, fallback_of, kept_rejection, undone
+from orchestrator.core.spec import InstanceSpec, ModelSpec
 from orchestrator.core.status import (
     ALIVE,
     SERVING,
@@ -57,8 +60,10 @@ def _is_late(status: InstanceStatus, event: Event) -> bool:
 def _begun(status: InstanceStatus | None, event: Event) -> InstanceStatus:
     """A start was submitted."""
     assert event.spec is not None, "a starting event carries its spec"
+    if status is not None and status.start_id == event.data["start_id"]:
+        return status
     # Another spec, or somebody's word, is a new beginning: earlier failures do not count.
-    known = status if event.reason not in ("asked", "changed") else None
+    known = status if event.reason not in ("asked", "changed", ROLLED_BACK) else None
     return InstanceStatus(
         name=event.instance,
         phase=Phase.STARTING,
@@ -69,7 +74,28 @@ def _begun(status: InstanceStatus | None, event: Event) -> InstanceStatus:
         restarts=(status.restarts if status else 0) + _counts(event),
         failures=known.failures if known else (),
         streak=known.streak if known else 0,
+        fallback=status.fallback if status else None,
+        rejected=kept_rejection(status, event.spec) if status else None,
+        models=_models_known(status, event.spec) if status else (),
     )
+
+
+def _models_known(status: InstanceStatus, spec: InstanceSpec) -> tuple[ModelStatus, ...]:
+    """The models that another run of it is to know of, and nothing of how they are.
+
+    Those that have left its set are still to be deleted, where that was asked for: the new run
+    has nothing else to know them by. Another folder has nothing of what left this one.
+    """
+    have, want = status.spec.holds, spec.holds
+    if have is None or want is None or not want.store or have.store != want.store:
+        return ()
+    names = {same_name(model.name): model.name for model in want.models}
+    known = [
+        ModelStatus(names.get(same_name(model.name), model.name))
+        for model in status.models
+        if want.prune or same_name(model.name) in names
+    ]
+    return tuple(dict.fromkeys(known))
 
 
 def _counts(event: Event) -> int:
@@ -111,6 +137,7 @@ def _ready(status: InstanceStatus, event: Event) -> InstanceStatus:
         since=event.time,
         ready_at=event.at if first else status.ready_at,
         ready_after_s=event.data.get("ready_after_s") if first else status.ready_after_s,
+        fallback=status.fallback if status.rejected else None,
     )
 
 
@@ -119,9 +146,17 @@ def _attached(status: InstanceStatus, event: Event) -> InstanceStatus:
     if status.phase not in SERVING:
         return status
     data = event.data
-    found = AttachedTo(data.get("pid"), data.get("owner", ""), data.get("version", ""))
+    found = AttachedTo(
+        data.get("pid"),
+        data.get("owner", ""),
+        data.get("version", ""),
+        data.get("start_ticks"),
+        data.get("boot_id", ""),
+    )
     ready = _ready(status, event)
-    return replace(ready, attached=found, message=event.message)
+    # What a server of our own was to let go of is not for this one to lose.
+    models = status.models if status.attached is not None else ()
+    return replace(ready, attached=found, message=event.message, models=models)
 
 
 def _detached(status: InstanceStatus, event: Event) -> InstanceStatus:
@@ -151,7 +186,7 @@ def _unready(status: InstanceStatus, event: Event) -> InstanceStatus:
     attached = status.attached
     if attached is not None and event.reason == "gone":
         # Its pid may be somebody else's by the time that it is back.
-        attached = replace(attached, pid=None)
+        attached = replace(attached, pid=None, start_ticks=None)
     return replace(
         status,
         phase=Phase.UNREADY,
@@ -177,6 +212,7 @@ def _stopping(status: InstanceStatus, event: Event) -> InstanceStatus:
         reason=event.reason,
         message=event.message,
         since=event.time,
+        fallback=fallback_of(status, event.reason),
     )
 
 
@@ -190,7 +226,7 @@ def _exited(status: InstanceStatus, event: Event) -> InstanceStatus:
         return status
     code = event.data.get("exit_code")
     gone = replace(status, process=None, exit_code=code, since=event.time)
-    if status.phase is Phase.STOPPING:
+    if status.phase is Phase.STOPPING or status.held:
         if status.condemned and not status.held:
             return _failed_once(gone, event, reason=status.reason, message=status.message)
         reason = "held" if status.held else ""
@@ -213,10 +249,10 @@ def _exited(status: InstanceStatus, event: Event) -> InstanceStatus:
 
 def _start_failed(status: InstanceStatus, event: Event) -> InstanceStatus:
     """No process came of it."""
-    if status.phase is Phase.STOPPING:
-        return _exited(status, event)
-    if status.phase is not Phase.STARTING:
+    if status.phase not in (Phase.STARTING, Phase.STOPPING):
         return status
+    if status.phase is Phase.STOPPING or status.held:
+        return _exited(status, event)
     gone = replace(status, process=None, since=event.time)
     return _failed_once(gone, event, reason=event.reason, message=event.message)
 
@@ -224,13 +260,17 @@ def _start_failed(status: InstanceStatus, event: Event) -> InstanceStatus:
 def _failed_once(
     status: InstanceStatus, event: Event, *, reason: str, message: str
 ) -> InstanceStatus:
-    """Retry at once, later, or never: the restart policy and the history decide."""
+    """Back to what was ready before it, or a retry at once, later, or never: the restart policy
+    and the history decide."""
+    waits = event.data.get("waits", False)
+    back = undone(status, at=event.at, reason=reason, message=message, waits=waits)
+    if back is not None:
+        return back
     policy = status.spec.restart
     was_ready = status.ready_at is not None
     stable = was_ready and event.at - (status.ready_at or 0.0) >= STABLE_AFTER
     streak = 0 if stable else status.streak
     failures = within_window((*status.failures, event.at), now=event.at, policy=policy)
-    waits = event.data.get("waits", False)
     gave_up = not waits and len(failures) > policy.limit
     base = replace(
         status,
@@ -247,11 +287,30 @@ def _failed_once(
     if gave_up or never or event.data.get("permanent", False):
         if gave_up:
             message = f"gave up after {len(failures)} failures: {message}"
-        return replace(base, phase=Phase.FAILED, message=message, retry_at=None)
+        known = event.data.get("hangs_on")
+        mending = Mending.of_json(known) if known else None
+        return replace(base, phase=Phase.FAILED, message=message, retry_at=None, mending=mending)
     delay = delay_before(streak, was_ready=was_ready, policy=policy, seed=status.start_id)
     if waits:
-        delay = min(max(delay, 0.5), 2.0)
+        delay = min(max(delay, 0.5), LONGEST_WAIT)
     return replace(base, phase=Phase.BACKOFF, message=message, retry_at=event.at + delay)
+
+
+def _mended(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """What it failed for, or waits for, is otherwise now: that is a new beginning."""
+    if status.phase not in (Phase.FAILED, Phase.BACKOFF):
+        return status
+    return replace(
+        status,
+        phase=Phase.STOPPED,
+        reason="",
+        message=event.message,
+        since=event.time,
+        failures=(),
+        streak=0,
+        retry_at=None,
+        mending=None,
+    )
 
 
 def _held(status: InstanceStatus, event: Event) -> InstanceStatus:
@@ -264,7 +323,7 @@ def _held(status: InstanceStatus, event: Event) -> InstanceStatus:
 
 
 def _redo(status: InstanceStatus, _event: Event) -> InstanceStatus:
-    return replace(status, held=False, redo=True)
+    return replace(status, held=False, redo=True, rejected=None)
 
 
 def _released(status: InstanceStatus, _event: Event) -> InstanceStatus:
@@ -281,20 +340,32 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
     # What is not asked any more says nothing of how it is.
     health = status.health if spec.liveness.mode == "inference" else None
     return replace(
-        status, spec=spec, guessed=False, models=models, redo_models=False, health=health
+        status,
+        spec=spec,
+        guessed=False,
+        models=models,
+        redo_models=False,
+        health=health,
+        rejected=None if event.reason == "as-declared" else status.rejected,
     )
 
 
 def _models_anew(status: InstanceStatus, spec: InstanceSpec) -> tuple[ModelStatus, ...]:
     """What is known of the models, less what a new origin or another try puts in question."""
-    have = {m.name: m.origin for m in status.spec.holds.models} if status.spec.holds else {}
-    want = {m.name: m.origin for m in spec.holds.models} if spec.holds else {}
+    have, want = _by_name(status.spec), _by_name(spec)
     known: list[ModelStatus] = []
     for model in status.models:
-        other = model.name in want and want[model.name] != have.get(model.name)
+        key = same_name(model.name)
+        name = want[key].name if key in want else model.name
+        other = key in want and (key not in have or want[key].origin != have[key].origin)
         again = status.redo_models and model.state is ModelState.FAILED
-        known.append(ModelStatus(model.name, loaded=model.loaded) if other or again else model)
+        anew = ModelStatus(name, loaded=model.loaded) if other or again else model
+        known.append(replace(anew, name=name))
     return tuple(known)
+
+
+def _by_name(spec: InstanceSpec) -> dict[str, ModelSpec]:
+    return {same_name(model.name): model for model in spec.holds.models} if spec.holds else {}
 
 
 def _model(status: InstanceStatus, event: Event) -> InstanceStatus:
@@ -334,4 +405,5 @@ _FOLDS = {
     EventType.MODEL: _model,
     EventType.MODEL_PROGRESS: _model,
     EventType.HEALTH: _health,
+    EventType.MENDED: _mended,
 }

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.core.address import hosts_overlap
+from orchestrator.core.backoff import LONGEST_WAIT
 from orchestrator.core.drift import (
     MODELS,
     Drift,
@@ -22,7 +23,8 @@ from orchestrator.core.drift import (
     process_drift,
     restart_drift,
 )
-from orchestrator.core.provision import lacking
+from orchestrator.core.provision import lacking, same_name
+from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
 from orchestrator.core.spec import Awaited, Desired, Endpoint, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
@@ -64,7 +66,10 @@ class Action:
         return {
             "action": self.verb.value,
             "instance": self.instance,
-            "reasons": [{"field": d.field, "have": d.have, "want": d.want} for d in self.drift],
+            "reasons": [
+                {"field": d.field, "have": d.have, "want": d.want, "class": d.kind.value}
+                for d in self.drift
+            ],
             "message": self.message,
         }
 
@@ -101,15 +106,15 @@ def make_plan(desired: Desired, observed: Observed, now: float) -> Plan:
     actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
     for name, spec in desired.items():
         status = observed.get(name)
-        action = _start_new(spec) if status is None else _adjust(spec, status, now)
+        action = _start_new(spec) if status is None else _adjust(spec, status, now, desired)
         if action is not None and action.verb is Verb.START:
-            blocked = _blocked(spec, desired, observed)
+            blocked = _blocked(action.spec or spec, desired, observed)
             if blocked is not None:
                 waiting[name] = blocked
                 continue
         if action is not None:
             actions.append(action)
-        elif status is not None and status.phase is Phase.BACKOFF and status.retry_at is not None:
+        elif status is not None and status.retry_at is not None and _is_retried(status):
             wakes.append(status.retry_at)
     return Plan(tuple(actions), waiting, tuple(forget), min(wakes, default=None))
 
@@ -128,8 +133,11 @@ def _start_new(spec: InstanceSpec) -> Action:
     return Action(Verb.START, spec.name, spec, holding(spec), message="new")
 
 
-def _adjust(spec: InstanceSpec, status: InstanceStatus, now: float) -> Action | None:
+def _adjust(
+    want: InstanceSpec, status: InstanceStatus, now: float, desired: Desired
+) -> Action | None:
     """The one action that brings an observed instance nearer to its spec, if there is one."""
+    spec, accepted = aim(want, status), not is_rejected(want, status)
     if status.phase is Phase.STOPPING:
         return _kill(spec.name) if status.hurry else None
     asked_to_end = status.held or bool(status.condemned)
@@ -141,51 +149,81 @@ def _adjust(spec: InstanceSpec, status: InstanceStatus, now: float) -> Action | 
             return Action(Verb.STOP, spec.name, reason="held", message="held by hand")
         return None
     drift = process_drift(status.spec, spec, managed=status.managed)
+    live = live_drift(status.spec, spec, managed=status.managed, beside=desired.values())
     if status.phase not in SERVING:
-        return _adjust_dead(spec, status, drift, now)
+        return _adjust_dead(spec, status, drift, live, now, accepted=accepted)
     if status.condemned:
         return Action(Verb.STOP, spec.name, reason=status.condemned, message=status.message)
-    return _adjust_serving(spec, status, drift)
+    return _adjust_serving(spec, status, drift, live, accepted=accepted)
 
 
 def _adjust_serving(
-    spec: InstanceSpec, status: InstanceStatus, drift: tuple[Drift, ...]
+    spec: InstanceSpec,
+    status: InstanceStatus,
+    drift: tuple[Drift, ...],
+    live: tuple[Drift, ...],
+    *,
+    accepted: bool,
 ) -> Action | None:
     if drift:
-        message = "; ".join(str(d) for d in drift)
-        return Action(Verb.REPLACE, spec.name, spec, drift, "replaced", message)
+        # What is live comes along: the whole difference is shown, and taken up.
+        message = "; ".join(str(d) for d in (*drift, *live))
+        return Action(Verb.REPLACE, spec.name, spec, (*drift, *live), "replaced", message)
     if status.redo:
         stale = input_drift(status.spec, spec)
-        message = "; ".join(str(d) for d in stale) or "restart asked for"
-        return Action(Verb.REPLACE, spec.name, spec, stale, "restart", message)
-    live = live_drift(status.spec, spec)
+        message = "; ".join(str(d) for d in (*stale, *live)) or "restart asked for"
+        return Action(Verb.REPLACE, spec.name, spec, (*stale, *live), "restart", message)
     if not status.managed:
         # What would need another process of ours is only noted: the server is not ours.
         live = (*restart_drift(status.spec, spec), *live)
     message = "; ".join(str(d) for d in live)
     if status.redo_models or any(d.field.startswith(f"{MODELS}.") for d in live):
         return Action(Verb.PROVISION, spec.name, spec, live, message=message or "models, again")
+    if status.rejected is not None and accepted:
+        # What was rejected is not declared any more: should it be again, that is a new try.
+        return Action(Verb.UPDATE, spec.name, spec, live, "as-declared", message or "as declared")
     return Action(Verb.UPDATE, spec.name, spec, live, message=message) if live else None
 
 
 def _adjust_dead(
-    spec: InstanceSpec, status: InstanceStatus, drift: tuple[Drift, ...], now: float
+    spec: InstanceSpec,
+    status: InstanceStatus,
+    drift: tuple[Drift, ...],
+    live: tuple[Drift, ...],
+    now: float,
+    *,
+    accepted: bool,
 ) -> Action | None:
+    if drift or status.phase is not Phase.STOPPED:
+        drift = drift + live
     if status.phase is not Phase.STOPPED:
         # It failed as it was: any change of what it is, is a reason to try again at once.
-        drift = drift + live_drift(status.spec, spec) + input_drift(status.spec, spec)
+        drift = drift + input_drift(status.spec, spec)
+    if status.reason == ROLLED_BACK and not accepted:
+        back = "; ".join(str(d) for d in drift)
+        return Action(Verb.START, spec.name, spec, drift, ROLLED_BACK, f"back to: {back}")
     if drift:
         message = "; ".join(str(d) for d in drift)
         return Action(Verb.START, spec.name, spec, drift, "changed", message)
     if status.redo:
-        return Action(Verb.START, spec.name, spec, reason="asked", message="asked for")
+        return Action(Verb.START, spec.name, spec, live, "asked", "asked for")
     if status.phase is Phase.BACKOFF:
-        due = status.retry_at is None or status.retry_at <= now
+        due = _is_due(status, now)
         again = f"again after: {status.message}" if status.message else "again"
         return Action(Verb.START, spec.name, spec, (), "restart", again) if due else None
     if status.phase is Phase.STOPPED and status.reason != "exited":
-        return Action(Verb.START, spec.name, spec, message="as declared")
+        return Action(Verb.START, spec.name, spec, live, message="as declared")
     return None
+
+
+def _is_retried(status: InstanceStatus) -> bool:
+    return status.phase is Phase.BACKOFF and not status.held
+
+
+def _is_due(status: InstanceStatus, now: float) -> bool:
+    """What is further away than any delay is an instant of before the machine was started anew."""
+    longest = max(status.spec.restart.max, LONGEST_WAIT)
+    return status.retry_at is None or not now < status.retry_at <= now + longest
 
 
 def _blocked(spec: InstanceSpec, desired: Desired, observed: Observed) -> Waiting | None:
@@ -220,7 +258,8 @@ def _awaiting(awaited: Awaited, observed: Observed) -> str:
 def _promised(awaited: Awaited, observed: Observed) -> ModelStatus | None:
     status = observed.get(awaited.instance)
     models = status.models if status is not None else ()
-    return next((model for model in models if model.name == awaited.model), None)
+    wanted = same_name(awaited.model)
+    return next((model for model in models if same_name(model.name) == wanted), None)
 
 
 def overlaps(one: Endpoint, other: Endpoint) -> bool:
@@ -231,8 +270,8 @@ def overlaps(one: Endpoint, other: Endpoint) -> bool:
 def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
     """What the verb `apply` takes up that an edit does not: name -> needs a new process or try.
 
-    Held instances are released, failed and waiting ones tried again, stale ones replaced. False
-    means that it is enough to release.
+    Held instances are released, failed and waiting ones tried again, stale ones replaced, and so
+    are those that were rolled back. False means that it is enough to release.
     """
     found: dict[str, bool] = {}
     for name, spec in desired.items():
@@ -242,7 +281,7 @@ def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
         dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)
         serving = status.phase in SERVING and status.managed
         stale = serving and bool(input_drift(status.spec, spec))
-        if dead or stale:
+        if dead or stale or is_rejected(spec, status):
             found[name] = True
         elif status.held or any(model.given_up for model in status.models):
             found[name] = False
@@ -257,6 +296,7 @@ def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, .
             status,
             held=False,
             redo=anew[name] or status.redo,
+            rejected=None,
             redo_models=any(model.given_up for model in status.models),
         )
         if name in anew
@@ -299,6 +339,11 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             missing.append(f"{name}: {status.phase}{detail}")
             moving = moving or status.phase in (Phase.STARTING, Phase.STOPPING)
             moving = moving or lost_its_port(status)
+        elif status.rejected is not None and is_rejected(desired[name], status):
+            missing.append(f"{name}: {ROLLED_BACK} ({status.rejected.message})")
+        elif (awaited := desired[name].awaits) and _runs_another(desired[name], status):
+            missing.append(f"{name}: as before ({_awaiting(awaited, observed)})")
+            moving = moving or _is_coming(awaited, observed)
         else:
             lacks = lacking(status.spec.holds, status.models)
             missing += [f"{name}: {lack}" for lack in lacks]
@@ -307,6 +352,12 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     missing += [f"{name}: still {observed[name].phase}" for name in leaving]
     moving = moving or bool(leaving)
     return Convergence(not missing, not moving, tuple(missing))
+
+
+def _runs_another(spec: InstanceSpec, status: InstanceStatus) -> bool:
+    """More than where its model lies is other than declared: that waits for the model, too."""
+    drift = restart_drift(status.spec, spec)
+    return status.spec.model != spec.model or any(d.field != "model" for d in drift)
 
 
 def _is_coming(awaited: Awaited | None, observed: Observed) -> bool:

@@ -18,7 +18,9 @@ from orchestrator.core.fields import (
     Count,
     Duration,
     EnvValue,
+    Failure,
     Flag,
+    Gpus,
     Host,
     KeepAlive,
     LlamaServerWord,
@@ -29,11 +31,12 @@ from orchestrator.core.fields import (
     Port,
     PositiveDuration,
     RestartLimit,
+    Size,
     Switch,
     Text,
     Variable,
 )
-from orchestrator.core.spec import Liveness, Readiness, RestartPolicy, StopPolicy
+from orchestrator.core.spec import Liveness, Readiness, RestartPolicy, StopPolicy, UpdatePolicy
 from orchestrator.core.units import Limit
 
 
@@ -82,7 +85,8 @@ class LivenessConfig(_Block):
     )
     mode: Mode | None = Field(
         default=None,
-        description="What a probe asks for: health, the default, or inference: one token.",
+        description="What a probe asks for: http, an answer on the health path (the default), or "
+        "inference, one token.",
     )
     slow: PositiveDuration | None = Field(
         default=None, description="With inference: a token later than this is slow. Default 5s."
@@ -117,6 +121,31 @@ class StopConfig(_Block):
     )
 
 
+class UpdateConfig(_Block):
+    """How a change is brought about."""
+
+    on_failure: Failure | None = Field(
+        default=None,
+        description="What becomes of a change that does not come up: rollback to what was ready "
+        "before, or keep. Default rollback.",
+    )
+
+
+class ResourcesConfig(_Block):
+    """What an instance may take of the machine."""
+
+    memory: Size | None = Field(
+        default=None,
+        description="Memory to count on, as in 6GiB, instead of the estimate. On the GPUs where "
+        "it runs on some. 0 never waits for room.",
+    )
+    gpus: Gpus | None = Field(
+        default=None,
+        description="GPUs that it sees, as in [0], or auto: those with most room, then kept. "
+        "Default: as the engine chooses.",
+    )
+
+
 class VerifyConfig(_Block):
     """Whether the files of an instance's models are looked at again and again."""
 
@@ -148,6 +177,13 @@ class _Common(_Block):
     )
     stop: StopConfig = Field(
         default_factory=StopConfig.model_construct, description="How it is stopped."
+    )
+    update: UpdateConfig = Field(
+        default_factory=UpdateConfig.model_construct, description="How a change is brought about."
+    )
+    resources: ResourcesConfig = Field(
+        default_factory=ResourcesConfig.model_construct,
+        description="What it takes of the machine: memory and GPUs.",
     )
 
 
@@ -338,6 +374,8 @@ class Effective:
     liveness: Liveness
     restart: RestartPolicy
     stop: StopPolicy
+    update: UpdatePolicy
+    resources: ResourcesConfig
 
 
 def _effective(config: _Common, defaults: _Common) -> Effective:
@@ -351,6 +389,10 @@ def _effective(config: _Common, defaults: _Common) -> Effective:
         liveness=_liveness(defaults.liveness, config.liveness),
         restart=_restart(defaults.restart, config.restart),
         stop=StopPolicy(**_settings(defaults.stop, config.stop)),
+        update=UpdatePolicy(**_settings(defaults.update, config.update)),
+        resources=ResourcesConfig.model_construct(
+            **_settings(defaults.resources, config.resources)
+        ),
     )
 
 

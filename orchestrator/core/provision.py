@@ -6,11 +6,11 @@ long a model stays in memory is another matter: `core/residency.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.core.spec import Imported, ModelSet, ModelSpec, Pulled
+from orchestrator.core.spec import Imported, InstanceSpec, ModelSet, ModelSpec, Pulled
 from orchestrator.core.status import EVICTED, ModelState, ModelStatus
 
 
@@ -162,6 +162,15 @@ def _needs(model: ModelSpec, tags: Mapping[str, Tag], grounds: Mapping[str, Grou
 def present(model: ModelSpec, tags: Mapping[str, Tag], grounds: Mapping[str, Ground]) -> bool:
     """Whether it is as declared, memory aside."""
     return _needs(model, tags, grounds) is None
+
+
+def kept_by(name: str, store: str, beside: Iterable[InstanceSpec]) -> str | None:
+    """The instance among `beside` that declares the model of that name for that folder."""
+    for spec in beside:
+        models = spec.holds.models if spec.holds is not None and spec.holds.store == store else ()
+        if any(same_name(model.name) == same_name(name) for model in models):
+            return spec.name
+    return None
 
 
 def dropped(models: Sequence[ModelSpec], rows: Collection[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.core.event import timestamp
 from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.provision import lacking
+from orchestrator.core.rollback import ROLLED_BACK, is_rejected
 from orchestrator.core.secret import masked_argv
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import (
@@ -122,13 +123,14 @@ def _row(
     runs = status.spec if status.phase in ALIVE else spec
     took = usage or Usage()
     alive = status.process is not None or not status.managed
+    rejected = status.rejected if is_rejected(spec, status) else None
     return {
         **_declared(runs),
         "profiles": list(spec.profiles),
         "description": spec.description,
         "phase": status.phase.value,
-        "reason": status.reason,
-        "message": status.message,
+        "reason": status.reason or (ROLLED_BACK if rejected else ""),
+        "message": status.message or (rejected.message if rejected else ""),
         "managed": status.managed,
         "pid": _pid(status),
         "since": timestamp(status.since),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.catalog import Catalog, Found, Model, Unknown, find
@@ -16,7 +16,6 @@ from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
 from orchestrator.core.lookup import not_found
 from orchestrator.core.modelfile import ModelfileOnDisk
 from orchestrator.core.parse import LoadedProfile
-from orchestrator.core.plan import overlaps
 from orchestrator.core.port import PortChooser
 from orchestrator.core.problem import Path, Problem
 from orchestrator.core.profile import (
@@ -33,7 +32,6 @@ from orchestrator.core.spec import (
     AttachMode,
     Awaited,
     Command,
-    Desired,
     Endpoint,
     InputFile,
     InstanceSpec,
@@ -269,8 +267,9 @@ class _Instance:
         if isinstance(found, Found):
             return found.model
         tag, promises = tag_or_none(ref) or "", self._around.promises
-        if key == "model" and tag in promises.models and isinstance(found, Unknown):
-            self._awaits = Awaited(promises.models[tag], tag, kept=tag in promises.kept)
+        brings = promises.by(tag)
+        if key == "model" and brings is not None and isinstance(found, Unknown):
+            self._awaits = Awaited(brings, tag, kept=promises.has_kept(tag))
             return None
         message, hint = not_found(self._around.catalog, ref, found, folder=self._folder)
         self.issues.append(Issue((*self._path, key), message, hint, key=False))
@@ -333,45 +332,5 @@ class _Instance:
             liveness=effective.liveness,
             restart=effective.restart,
             stop=effective.stop,
+            update=effective.update,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """Two files that cannot both be applied: `file` contradicts `other`, which came before it."""
-
-    file: str
-    other: str
-    instance: str
-    message: str
-    hint: str
-
-
-def unite(files: Iterable[ResolvedFile]) -> tuple[Desired, list[Conflict]]:
-    """The union of all files: one name in two files must mean one thing, one port one instance."""
-    desired: Desired = {}
-    first_in: dict[str, str] = {}
-    by_port: dict[int, list[InstanceSpec]] = {}
-    conflicts: list[Conflict] = []
-    for file in files:
-        for name, spec in file.specs.items():
-            known = desired.get(name)
-            if known is None:
-                for other in by_port.setdefault(spec.endpoint.port, []):
-                    if overlaps(other.endpoint, spec.endpoint):
-                        port = spec.endpoint.port
-                        message = f"port {port} of {name!r} is also that of {other.name!r}"
-                        where = first_in[other.name]
-                        hint = f"it is declared in {where}"
-                        conflicts.append(Conflict(file.file, where, name, message, hint))
-                desired[name] = spec
-                by_port[spec.endpoint.port].append(spec)
-                first_in[name] = file.file
-            elif replace(spec, profiles=known.profiles) == known:
-                profiles = (*known.profiles, *spec.profiles)
-                desired[name] = replace(known, profiles=tuple(dict.fromkeys(profiles)))
-            else:
-                message = f"instance {name!r} is declared differently in {first_in[name]}"
-                hint = "give it another name, or declare it alike in both files"
-                conflicts.append(Conflict(file.file, first_in[name], name, message, hint))
-    return desired, conflicts

@@ -12,6 +12,7 @@ from orchestrator.core.modelfile import ModelfileOnDisk, bases_of, parse_modelfi
 from orchestrator.core.modelfile_text import ModelfileError
 from orchestrator.core.problem import Path, did_you_mean
 from orchestrator.core.profile import ModelConfig
+from orchestrator.core.provision import same_name
 from orchestrator.core.spec import (
     Built,
     Copied,
@@ -65,7 +66,8 @@ class _Declared:
 
 @dataclass(slots=True)
 class _Models:
-    """The list on its way; `issues` grows with it. `named` are also those that are wrong."""
+    """The list on its way; `issues` grows with it. `named` are also those that are wrong. Names
+    are folded wherever one is looked up."""
 
     path: Path
     folder: str
@@ -77,12 +79,12 @@ class _Models:
 
     def add(self, index: int, config: ModelConfig) -> None:
         name = self._name(index, config)
-        self.named.add(name or "")
+        self.named.add(same_name(name or ""))
         found = self._origin(index, config, name)
         if name is None or found is None:
             return
         # For Ollama `Tiny` and `tiny` are one model.
-        if any(one.spec.name.casefold() == name.casefold() for one in self.declared):
+        if same_name(name) in self._by_name():
             key = "name" if config.name is not None else "pull"
             self._wrong(index, key, f"model {name!r} is there twice", "keep one of the two")
             return
@@ -100,14 +102,14 @@ class _Models:
 
     def check_bases(self) -> None:
         """What is made of another model is not made of itself; and that other one is known."""
-        by_name = {one.spec.name: one for one in self.declared}
+        by_name = self._by_name()
         for one in self.declared:
             self._check_circle(one, by_name)
             origin = one.spec.origin
-            if not isinstance(origin, Copied) or origin.of in self.named:
+            if not isinstance(origin, Copied) or same_name(origin.of) in self.named:
                 continue
             if self._stored_blob(origin.of) is None:
-                near = did_you_mean(origin.of, by_name)
+                near = did_you_mean(origin.of, [other.spec.name for other in self.declared])
                 hint = near or "declare it under `models:`, too, and it will be pulled"
                 message = f"{origin.of!r} is neither declared here nor in a store that was found"
                 self._doubtful(one.index, "alias", message, hint)
@@ -119,7 +121,7 @@ class _Models:
             if at.spec.name in seen:
                 return
             seen.append(at.spec.name)
-            at = by_name.get(at.blob)
+            at = by_name.get(same_name(at.blob))
             if at is start:
                 key = "alias" if isinstance(start.spec.origin, Copied) else "modelfile"
                 message = f"{start.spec.name!r} would be made of itself"
@@ -146,12 +148,18 @@ class _Models:
         self._doubtful(last.index, "preload", message, hint)
 
     def _weights(self, one: _Declared) -> str:
-        by_name = {other.spec.name: other for other in self.declared}
+        by_name = self._by_name()
         for _ in self.declared:
-            if one.blob not in by_name or one.blob == one.spec.name:
+            base = by_name.get(same_name(one.blob), one)
+            if base is one:
                 break
-            one = by_name[one.blob]
-        return self._stored_blob(one.blob) or one.blob
+            one = base
+        return self._stored_blob(one.blob) or (
+            one.blob if one.blob.startswith("/") else same_name(one.blob)
+        )
+
+    def _by_name(self) -> dict[str, _Declared]:
+        return {same_name(one.spec.name): one for one in self.declared}
 
     def _name(self, index: int, config: ModelConfig) -> str | None:
         written, key = config.name, "name"
@@ -238,9 +246,9 @@ class _Models:
 
     def _stored_blob(self, name: str) -> str | None:
         """The weights of a tag that is in a store already."""
-        return next(
-            (m.path for m in self.catalog.models if m.source == "ollama" and m.ref == name), None
-        )
+        stored = (model for model in self.catalog.models if model.source == "ollama")
+        wanted = same_name(name)
+        return next((model.path for model in stored if same_name(model.ref) == wanted), None)
 
     def _at(self, index: int, key: str) -> Path:
         return (*self.path, index, key)

@@ -12,7 +12,8 @@ from typing import Literal
 
 PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
-LivenessMode = Literal["health", "inference"]
+LivenessMode = Literal["http", "inference"]
+OnFailure = Literal["rollback", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Liveness:
     interval: float = 10.0
     timeout: float = 5.0
     failures: int = 3
-    mode: LivenessMode = "health"
+    mode: LivenessMode = "http"
     slow: float = 5.0
     down: float = 15.0
 
@@ -120,6 +121,14 @@ class StopPolicy:
     """Seconds between SIGTERM and SIGKILL."""
 
     grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePolicy:
+    """What becomes of a change that does not come up: `rollback` to what was ready before, or
+    `keep` trying it."""
+
+    on_failure: OnFailure = "rollback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +210,31 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """Memory that an instance takes, in bytes by place. `declared`: its profile says so, else it is
+    an estimate.
+
+    `host` is its own in the machine's memory, `mapped` what it reads in place, by file: two that
+    map one file share it. `gpus` is by the index of the GPU. `least` is what it settles for of its
+    own accord in the machine's memory, weights included, when there is no more. `fits_itself`: it
+    chooses what goes to the GPUs, by what is free while it starts.
+    """
+
+    host: int = 0
+    mapped: dict[str, int] = field(default_factory=dict[str, int])
+    gpus: dict[int, int] = field(default_factory=dict[int, int])
+    least: int | None = None
+    fits_itself: bool = False
+    declared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One desired instance. `model` is what people call it; `inputs` what is really read.
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
-    is None for an engine that serves the one model it was started with.
+    is None for an engine that serves the one model it was started with, `demand` where nobody
+    knows how much memory it takes, `gpus` where the engine chooses among all there are.
     """
 
     name: str
@@ -222,10 +251,13 @@ class InstanceSpec:
     liveness: Liveness = field(default_factory=Liveness)
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
+    update: UpdatePolicy = field(default_factory=UpdatePolicy)
     attach: AttachMode = "never"
     holds: ModelSet | None = None
     inference: Inference | None = None
     awaits: Awaited | None = None
+    demand: Demand | None = None
+    gpus: tuple[int, ...] | None = None
 
 
 Desired = dict[str, InstanceSpec]

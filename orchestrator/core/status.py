@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from orchestrator.core.cause import Mending
 from orchestrator.core.spec import InstanceSpec
 
 
@@ -111,11 +112,25 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class AttachedTo:
-    """A server that somebody else runs: what can be seen of it. It is never signalled."""
+    """A server that somebody else runs: what can be seen of it. It is never signalled.
+
+    `pid` and `start_ticks` (as in `ProcessRef`) are None where its process is not visible.
+    """
 
     pid: int | None = None
     owner: str = ""
     version: str = ""
+    start_ticks: int | None = None
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A change that did not come up, and why: not tried again until it changes."""
+
+    spec: InstanceSpec
+    cause: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,11 @@ class InstanceStatus:
     redo_models: bool = False
     """Somebody asked for another try of the models that failed."""
     health: Health | None = None
+    fallback: InstanceSpec | None = None
+    """What was ready before what is tried now, or before what was rejected."""
+    rejected: Rejected | None = None
+    mending: Mending | None = None
+    """What it hangs on that it is `failed`: as that was, so that a change is seen."""
 
     @property
     def managed(self) -> bool:

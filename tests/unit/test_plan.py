@@ -96,7 +96,7 @@ def test_a_replacement_says_which_field_changed() -> None:
     assert action.as_json() == {
         "action": "replace",
         "instance": "a",
-        "reasons": [{"field": "ctx-size", "have": "512", "want": "1024"}],
+        "reasons": [{"field": "ctx-size", "have": "512", "want": "1024", "class": "restart"}],
         "message": "ctx-size: 512 -> 1024",
     }
 

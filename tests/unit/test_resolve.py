@@ -12,15 +12,27 @@ from orchestrator.core.engine import Issue, Launch, LaunchRequest
 from orchestrator.core.parse import parse_profile
 from orchestrator.core.port import PortChooser
 from orchestrator.core.resolve import (
-    Conflict,
     Resolved,
     ResolvedFile,
     Surroundings,
     needed_engines,
     resolve_profile,
-    unite,
 )
-from orchestrator.core.spec import Command, Endpoint, FileIdentity, InputFile, InstanceSpec
+from orchestrator.core.spec import (
+    Built,
+    Command,
+    Copied,
+    Endpoint,
+    FileIdentity,
+    Imported,
+    InputFile,
+    InstanceSpec,
+    ModelOrigin,
+    ModelSet,
+    ModelSpec,
+    Pulled,
+)
+from orchestrator.core.union import Conflict, unite
 from orchestrator.errors import InputError
 from tests.unit.test_plan import A, B, spec
 
@@ -293,4 +305,107 @@ def test_a_third_file_conflicts_with_each() -> None:
         ("/q.yaml", "/p.yaml"),
         ("/r.yaml", "/p.yaml"),
         ("/r.yaml", "/q.yaml"),
+    ]
+
+
+# --- one folder of models -------------------------------------------------------------------------
+
+GGUF = Imported((InputFile("model", "/models/x.gguf", IDENTITY),))
+
+
+def ollama(name: str, *models: ModelSpec, store: str = "/store", **more: str) -> InstanceSpec:
+    made = spec(name, port=9000 + ord(name), engine="ollama", holds=ModelSet(models, store))
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def clash(
+    one: ModelOrigin, other: ModelOrigin, names: tuple[str, ...] = ("x:latest", "x:latest")
+) -> list[Conflict]:
+    a, b = (ModelSpec(name, origin) for name, origin in zip(names, (one, other), strict=True))
+    ours = [file("p", ollama("a", a), ollama("b", PLAIN, b))]
+    _, conflicts = unite(ours)
+    _, apart = unite([file("p", ollama("a", a)), file("q", ollama("b", PLAIN, b))])
+    assert [c.message for c in conflicts] == [c.message for c in apart]
+    assert [(c.file, c.other) for c in apart] == [("/q.yaml", "/p.yaml")] * len(apart)
+    return conflicts
+
+
+PLAIN = ModelSpec("plain:latest")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Pulled(), Pulled(insecure=True)),
+        (Pulled(), GGUF),
+        (Built("/m", "FROM a"), Built("/m", "FROM b")),
+        (Built("/m/f", "FROM ./a.gguf"), Built("/n/f", "FROM ./a.gguf")),
+        (GGUF, Imported((InputFile("model", "/models/y.gguf", IDENTITY),))),
+        (Copied("a:latest"), Copied("b:latest")),
+        (Copied("a:latest"), Pulled()),
+    ],
+)
+def test_one_model_of_one_folder_is_made_in_one_way(one: ModelOrigin, other: ModelOrigin) -> None:
+    """Else each of the two instances makes it anew, in turns, for ever."""
+    (conflict,) = clash(one, other, ("x:latest", "X:latest"))
+    assert conflict.instance == "b"
+    assert conflict.path == ("instances", "b", "models", 1)
+    assert conflict.message.startswith(
+        "model 'X:latest' of 'b' is made otherwise than that of 'a', with the same folder /store: "
+    )
+    assert conflict.hint
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Pulled(), Pulled()),
+        (Built("/m/f", "FROM a"), Built("/n/g", "FROM a")),
+        (Built("/m/f", "FROM ../a.gguf"), Built("/m/g", "FROM ../a.gguf")),
+        (Built("/m/f", "what is no Modelfile"), Built("/m/f", "what is no Modelfile")),
+        (GGUF, Imported((InputFile("model", "/models/x.gguf", None),))),
+        (Copied("a:latest"), Copied("A:latest")),
+    ],
+)
+def test_what_is_made_alike_may_be_declared_twice(one: ModelOrigin, other: ModelOrigin) -> None:
+    assert clash(one, other) == []
+
+
+def test_the_words_of_a_clash_tell_both_ways() -> None:
+    (conflict,) = clash(Pulled(), GGUF)
+    assert "made from /models/x.gguf, there pulled" in conflict.message
+    (conflict,) = clash(Built("/m", "FROM a"), Built("/m", "FROM b"))
+    assert "built by /m, there too, but it said something else" in conflict.message
+
+
+def test_how_long_a_model_stays_in_memory_may_differ() -> None:
+    one = ollama("a", ModelSpec("x:latest", GGUF, preload=True, keep_alive=-1.0))
+    other = ollama("b", ModelSpec("x:latest", GGUF, keep_alive=60.0))
+    assert unite([file("p", one, other)])[1] == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"store": "/elsewhere"},
+        # Where its models lie is not known.
+        {"store": ""},
+        {"attach": "only"},
+    ],
+)
+def test_in_folders_of_their_own_models_may_differ(more: dict[str, str]) -> None:
+    one, other = ollama("a", ModelSpec("x:latest")), ollama("b", ModelSpec("x:latest", GGUF))
+    changed = ollama("b", ModelSpec("x:latest", GGUF), **more)
+    assert unite([file("p", one, other)])[1]
+    for pair in ((one, changed), (changed, one)):
+        assert unite([file("p", *pair)])[1] == []
+
+
+def test_of_three_that_share_a_folder_each_that_differs_is_named_once() -> None:
+    pulled, made = ModelSpec("x:latest"), ModelSpec("x:latest", GGUF)
+    files = [file("p", ollama("a", pulled)), file("q", ollama("b", made), ollama("c", made))]
+    _, conflicts = unite(files)
+    assert [(c.instance, c.file, c.other) for c in conflicts] == [
+        ("b", "/q.yaml", "/p.yaml"),
+        ("c", "/q.yaml", "/p.yaml"),
     ]

@@ -314,6 +314,27 @@ def test_circles_are_found_whatever_they_are_made_of() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("models", "text"),
+    [
+        ("{name: tiny, modelfile: ./m}", "FROM Tiny"),
+        ("{name: tiny, alias: Tiny}", ""),
+        ("{name: tiny, modelfile: ./m}, {name: x, alias: TINY}", "FROM X"),
+    ],
+)
+def test_a_circle_by_other_letters_is_one(models: str, text: str) -> None:
+    """To Ollama names are the same whatever their case."""
+    outcome = resolved(models, files=disk(m=text))
+    assert "'tiny:latest' would be made of itself" in [p.message for p in outcome.problems]
+
+
+def test_names_are_looked_up_whatever_their_case() -> None:
+    assert specs("Base, {name: a, alias: bASE}, {name: b, alias: HAD}")
+    # That the declared one is wrong is said already.
+    outcome = resolved("{name: Base, gguf: nowhere}, {name: a, alias: base}")
+    assert (len(outcome.problems), outcome.warnings) == (1, ())
+
+
 def test_an_alias_of_what_is_nowhere_is_doubtful() -> None:
     """It may be in a store that cannot be looked into from here."""
     message, hint = doubtful("llama3.1, {name: a, alias: llama3}")
@@ -346,10 +367,13 @@ def test_no_more_is_preloaded_than_fits() -> None:
         "{name: a, modelfile: ./m, preload: true}, {name: b, preload: true}",
         "{name: a, modelfile: ./n, preload: true}, {name: b, modelfile: ./n, preload: true}",
         "{name: a, alias: had, preload: true}, {name: 'had:copy', preload: true}",
+        "{name: a, alias: HAD, preload: true}, {name: 'Had:copy', preload: true}",
+        "{name: a, alias: B, preload: true}, {name: b, preload: true}",
+        "{name: a, modelfile: ./o, preload: true}, {name: b, modelfile: ./p, preload: true}",
     ],
 )
 def test_models_of_the_same_weights_count_once(models: str) -> None:
-    files = disk(m="FROM b", n="FROM ./tiny.gguf")
+    files = disk(m="FROM b", n="FROM ./tiny.gguf", o="FROM never", p="FROM Never")
     assert specs(models, settings="{max_loaded_models: 1}", files=files)
 
 

@@ -1,0 +1,79 @@
+"""What several profile files mean together, or where they contradict each other. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from orchestrator.core.plan import overlaps
+from orchestrator.core.problem import Path
+from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.shared_store import Clash, clashes
+from orchestrator.core.spec import Desired, InstanceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two instances that cannot both be applied: that of `file` contradicts what came before it,
+    in `other` or in the same file. `path` is where it does, where that is not the whole instance.
+    """
+
+    file: str
+    other: str
+    instance: str
+    message: str
+    hint: str
+    path: Path = ()
+
+    @property
+    def where(self) -> Path:
+        return self.path or ("instances", self.instance)
+
+
+def unite(files: Iterable[ResolvedFile]) -> tuple[Desired, list[Conflict]]:
+    """The union of all files: one name in two files must mean one thing, one port one instance,
+    and one model of one folder is made in one way."""
+    desired: Desired = {}
+    first_in: dict[str, str] = {}
+    by_port: dict[int, list[InstanceSpec]] = {}
+    conflicts: list[Conflict] = []
+    for file in files:
+        for name, spec in file.specs.items():
+            known = desired.get(name)
+            if known is None:
+                for other in by_port.setdefault(spec.endpoint.port, []):
+                    if overlaps(other.endpoint, spec.endpoint):
+                        port = spec.endpoint.port
+                        message = f"port {port} of {name!r} is also that of {other.name!r}"
+                        where = first_in[other.name]
+                        hint = f"it is declared in {where}"
+                        conflicts.append(Conflict(file.file, where, name, message, hint))
+                conflicts += [
+                    _model_conflict(file.file, spec, clash, first_in[clash.other])
+                    for clash in clashes(spec, desired.values())
+                ]
+                desired[name] = spec
+                by_port[spec.endpoint.port].append(spec)
+                first_in[name] = file.file
+            elif replace(spec, profiles=known.profiles) == known:
+                profiles = (*known.profiles, *spec.profiles)
+                desired[name] = replace(known, profiles=tuple(dict.fromkeys(profiles)))
+            else:
+                message = f"instance {name!r} is declared differently in {first_in[name]}"
+                hint = "give it another name, or declare it alike in both files"
+                conflicts.append(Conflict(file.file, first_in[name], name, message, hint))
+    return desired, conflicts
+
+
+def _model_conflict(file: str, spec: InstanceSpec, clash: Clash, other: str) -> Conflict:
+    name, model = spec.name, clash.model.name
+    store = spec.holds.store if spec.holds is not None else ""
+    message = (
+        f"model {model!r} of {name!r} is made otherwise than that of {clash.other!r}, "
+        f"with the same folder {store}: {clash.words}"
+    )
+    hint = (
+        f"declare it as in {other}, give one of them another name, or give one of the instances "
+        "a folder of its own by `settings: {models: ...}`"
+    )
+    return Conflict(file, other, name, message, hint, ("instances", name, "models", clash.index))
