@@ -23,6 +23,7 @@ from orchestrator.control import adoption, second_look
 from orchestrator.control.applied import Accepted, AppliedSet, Rejected
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
+from orchestrator.control.gauges import Gauges
 from orchestrator.control.intents import Intents
 from orchestrator.control.overview import Overview
 from orchestrator.control.reconciler import Reconciler
@@ -38,7 +39,7 @@ from orchestrator.runtime.files import is_full
 from orchestrator.runtime.identity import state_id
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.state import AppliedSource, Store, StoreError
-from orchestrator.runtime.watch import Watch
+from orchestrator.runtime.watch import RECHECK, Watch
 from orchestrator.settings import Settings, inherited
 
 HOUSEKEEPING = 15.0
@@ -118,12 +119,13 @@ class Daemon:
             workshop=Workshop(settings.cache_dir, lambda: self._reconciler.desired),
         )
         self._reconciler.attach(self._executor)
+        self._gauges = Gauges(self._bus, self._reconciler)
         self._toolchain = Toolchain(settings.cache_dir)
         self._applied = AppliedSet(
             bus=self._bus, store=store, reconciler=self._reconciler, machine=self._machine
         )
         self._told = self._bus.subscribe()
-        self._watch = Watch(lambda: self._applied.paths)
+        self._watch = Watch(lambda: self._applied.paths, lambda: self._applied.look_within)
         self._applied.on_change = self._watch.look_again
         self._born = time.time()
 
@@ -250,9 +252,8 @@ class Daemon:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch_files(), name="watch files")
                     group.create_task(self._keep_house(), name="keep house")
-                    for look, name in second_look.looks(
-                        self._bus, self._reconciler, self._applied
-                    ):
+                    group.create_task(self._gauges.run(), name="gauges")
+                    for look, name in second_look.looks(self._bus, self._reconciler, self._applied):
                         group.create_task(look, name=name)
             finally:
                 with contextlib.suppress(FileNotFoundError):
@@ -263,10 +264,13 @@ class Daemon:
 
     def _notes(self) -> list[str]:
         """What is wrong with the machine now, as far as it is ours to see."""
-        if not is_full(self._settings.logs_dir):
-            return []
-        where = self._settings.logs_dir
-        return [f"the disk of the logs is full ({where}): instances go on, their output is lost"]
+        notes: list[str] = []
+        if is_full(where := self._settings.logs_dir):
+            what = "instances go on, their output is lost"
+            notes.append(f"the disk of the logs is full ({where}): {what}")
+        if self._watch.lack:
+            notes.append(f"edits are seen every {RECHECK:.0f} s only: {self._watch.lack}")
+        return notes
 
     async def _until_ended(self, tasks: list[asyncio.Task[None]]) -> None:
         """Until somebody asks for the end; a task that fails ends all, loudly."""
@@ -335,9 +339,6 @@ class Daemon:
         await self._applied.refresh()
         async for _ in self._watch.changes():
             await self._applied.refresh()
-            while self._applied.waits_for_files:
-                await asyncio.sleep(0.5)
-                await self._applied.refresh()
 
     async def _keep_house(self) -> None:
         while True:

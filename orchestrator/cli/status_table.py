@@ -101,6 +101,7 @@ def message(one: Mapping[str, Any]) -> str:
         said.append(model_lines.remark(one))
     if one["health"] is not None:
         said.append(f"{one['health']['class']} {one['health']['latency_s']:.2g} s")
+    said += [f"! {inert(alert['message'])}" for alert in one["alerts"]]
     return "; ".join(part for part in said if part)
 
 

@@ -9,26 +9,32 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.core.blocks import (
+    CatalogConfig,
+    CpuLimits,
+    LimitsConfig,
+    LivenessConfig,
+    MemoryLimits,
+    ReadinessConfig,
+    ResourcesConfig,
+    RestartConfig,
+    RestartLimits,
+    StopConfig,
+    UpdateConfig,
+    VerifyConfig,
+)
 from orchestrator.core.engine import Issue
 from orchestrator.core.fields import ENGINES
 from orchestrator.core.nodes import Plain, shown
 from orchestrator.core.problem import Path
 from orchestrator.core.profile import (
-    CatalogConfig,
     Defaults,
-    LivenessConfig,
     LlamaServerConfig,
     LlamaServerDefaults,
     ModelConfig,
     OllamaConfig,
     OllamaDefaults,
     Profile,
-    ReadinessConfig,
-    ResourcesConfig,
-    RestartConfig,
-    StopConfig,
-    UpdateConfig,
-    VerifyConfig,
 )
 from orchestrator.core.rules import broken_rules
 from orchestrator.core.suggestion import MAX_ISSUES, suggest
@@ -42,6 +48,10 @@ _BLOCKS: dict[str | int, type[BaseModel]] = {
     "restart": RestartConfig,
     "stop": StopConfig,
     "update": UpdateConfig,
+    "limits": LimitsConfig,
+    "memory": MemoryLimits,
+    "cpu": CpuLimits,
+    "restarts": RestartLimits,
     "resources": ResourcesConfig,
     "verify": VerifyConfig,
 }

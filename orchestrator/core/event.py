@@ -34,7 +34,12 @@ class EventType(StrEnum):
     DETACHED = "detached"
     MODEL = "model"
     MODEL_PROGRESS = "model-progress"
+    LOOK = "look"
+    LOOKED = "looked"
     HEALTH = "health"
+    ALERT = "alert"
+    ALERT_OVER = "alert-over"
+    MENDED = "mended"
 
     APPLIED = "applied"
     PROFILE_ERROR = "profile-error"
@@ -48,7 +53,9 @@ class EventType(StrEnum):
     BUG = "bug"
 
 
-TRANSIENT = frozenset({EventType.PROGRESS, EventType.MODEL_PROGRESS})
+TRANSIENT = frozenset(
+    {EventType.PROGRESS, EventType.MODEL_PROGRESS, EventType.LOOK, EventType.LOOKED}
+)
 """Kinds that are only ever progress."""
 
 STEADY = "steady"

@@ -18,7 +18,7 @@ from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
 from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName
 from orchestrator.core.suggestion import suggest
-from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_size
+from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 NAME_HINT = "use small letters, digits, '.', '_' and '-', at most 63, first a letter or a digit"
@@ -274,4 +274,9 @@ Failure = Annotated[
     OnFailure,
     PlainValidator(_one_of(FAILURES, "answer to a failure")),
     WithJsonSchema(or_reference({"enum": list(FAILURES)})),
+]
+Percent = Annotated[
+    float,
+    PlainValidator(parse_percent),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$|\$\{[^}]+\}"}),
 ]

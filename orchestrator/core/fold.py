@@ -8,22 +8,19 @@ event by event.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from orchestrator.core.backoff import LONGEST_WAIT, delay_before, within_window
 from orchestrator.core.cause import Mending
 from orchestrator.core.event import AGAIN, Event, EventType
-from orchestrator.core.provision import same_name
+from orchestrator.core.model_rows import rows_of_next_run, rows_of_update, with_row
 from orchestrator.core.rollback import ROLLED_BACK, fallback_of, kept_rejection, undone
-from orchestrator.core.spec import InstanceSpec, ModelSpec
 from orchestrator.core.status import (
     ALIVE,
     SERVING,
+    Alert,
     AttachedTo,
     Health,
     InstanceStatus,
-    ModelState,
-    ModelStatus,
     Observed,
     Phase,
     ProcessRef,
@@ -74,28 +71,11 @@ def _begun(status: InstanceStatus | None, event: Event) -> InstanceStatus:
         restarts=(status.restarts if status else 0) + _counts(event),
         failures=known.failures if known else (),
         streak=known.streak if known else 0,
+        alerts=tuple(one for one in status.alerts if one.kind == "restarts") if status else (),
         fallback=status.fallback if status else None,
         rejected=kept_rejection(status, event.spec) if status else None,
-        models=_models_known(status, event.spec) if status else (),
+        models=rows_of_next_run(status, event.spec) if status else (),
     )
-
-
-def _models_known(status: InstanceStatus, spec: InstanceSpec) -> tuple[ModelStatus, ...]:
-    """The models that another run of it is to know of, and nothing of how they are.
-
-    Those that have left its set are still to be deleted, where that was asked for: the new run
-    has nothing else to know them by. Another folder has nothing of what left this one.
-    """
-    have, want = status.spec.holds, spec.holds
-    if have is None or want is None or not want.store or have.store != want.store:
-        return ()
-    names = {same_name(model.name): model.name for model in want.models}
-    known = [
-        ModelStatus(names.get(same_name(model.name), model.name))
-        for model in status.models
-        if want.prune or same_name(model.name) in names
-    ]
-    return tuple(dict.fromkeys(known))
 
 
 def _counts(event: Event) -> int:
@@ -118,6 +98,8 @@ def _process_of(event: Event) -> ProcessRef:
 
 
 def _spawned(status: InstanceStatus, event: Event) -> InstanceStatus:
+    if status.phase not in ALIVE:
+        return status
     return replace(status, process=_process_of(event))
 
 
@@ -336,7 +318,7 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
     assert event.spec is not None, "an updated event carries its spec"
     # The process has read what it has read: its inputs stay those of its start.
     spec = replace(event.spec, inputs=status.spec.inputs)
-    models = _models_anew(status, spec)
+    models = rows_of_update(status, spec)
     # What is not asked any more says nothing of how it is.
     health = status.health if spec.liveness.mode == "inference" else None
     return replace(
@@ -350,40 +332,26 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
     )
 
 
-def _models_anew(status: InstanceStatus, spec: InstanceSpec) -> tuple[ModelStatus, ...]:
-    """What is known of the models, less what a new origin or another try puts in question."""
-    have, want = _by_name(status.spec), _by_name(spec)
-    known: list[ModelStatus] = []
-    for model in status.models:
-        key = same_name(model.name)
-        name = want[key].name if key in want else model.name
-        other = key in want and (key not in have or want[key].origin != have[key].origin)
-        again = status.redo_models and model.state is ModelState.FAILED
-        anew = ModelStatus(name, loaded=model.loaded) if other or again else model
-        known.append(replace(anew, name=name))
-    return tuple(known)
+def _look(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    """Somebody asks which models there are: what was seen last may not be so any more."""
+    return replace(status, looking=True) if status.phase in SERVING else status
 
 
-def _by_name(spec: InstanceSpec) -> dict[str, ModelSpec]:
-    return {same_name(model.name): model for model in spec.holds.models} if spec.holds else {}
-
-
-def _model(status: InstanceStatus, event: Event) -> InstanceStatus:
-    """One model of the instance is seen otherwise; `gone`: nothing of it is left, or wanted."""
-    said: dict[str, Any] = event.data["model"]
-    seen = replace(ModelStatus(**said), state=ModelState(said["state"]))
-    if event.reason == "gone":
-        return replace(status, models=tuple(m for m in status.models if m.name != seen.name))
-    if all(model.name != seen.name for model in status.models):
-        return replace(status, models=(*status.models, seen))
-    models = tuple(seen if model.name == seen.name else model for model in status.models)
-    return replace(status, models=models)
+def _looked(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    return replace(status, looking=False) if status.looking else status
 
 
 def _health(status: InstanceStatus, event: Event) -> InstanceStatus:
     if status.phase not in SERVING:
         return status
     return replace(status, health=Health(event.data["class"], event.data["latency_s"]))
+
+
+def _alert(status: InstanceStatus, event: Event) -> InstanceStatus:
+    others = tuple(one for one in status.alerts if one.kind != event.data["alert"])
+    raised = event.type is EventType.ALERT
+    new = (Alert(event.data["alert"], event.message),) if raised else ()
+    return replace(status, alerts=(*others, *new))
 
 
 _FOLDS = {
@@ -402,8 +370,12 @@ _FOLDS = {
     EventType.UPDATED: _updated,
     EventType.ATTACHED: _attached,
     EventType.DETACHED: _detached,
-    EventType.MODEL: _model,
-    EventType.MODEL_PROGRESS: _model,
+    EventType.MODEL: with_row,
+    EventType.MODEL_PROGRESS: with_row,
+    EventType.LOOK: _look,
+    EventType.LOOKED: _looked,
     EventType.HEALTH: _health,
+    EventType.ALERT: _alert,
+    EventType.ALERT_OVER: _alert,
     EventType.MENDED: _mended,
 }

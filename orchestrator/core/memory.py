@@ -1,22 +1,26 @@
 """How much memory a model will take, from its header: an estimate, made before anything starts.
 
-Three parts, as llama.cpp allocates them:
+What it is made of, as llama.cpp allocates it:
 
 weights         the tensor data, mapped from the file: its size on disk.
+repacked        the second, rearranged copy that a CPU keeps of matrices in some quantizations
+                (`repack.cpp` of ggml-cpu). What the file has of them is not read again.
 KV cache        per layer and cell, one key and one value row:
                 cells x heads_kv x (key_length x bytes(k) + value_length x bytes(v)).
                 Source: llama_kv_cache in src/llama-kv-cache.cpp (n_embd_k_gqa, n_embd_v_gqa rows of
-                kv_size cells). The cells are the context, divided among the sequences and padded
-                to 256 for each: llama_context in src/llama-context.cpp. A layer that looks back
-                through a window keeps the window of each sequence and one batch, padded:
-                llama_kv_cache_iswa in src/llama-kv-cache-iswa.cpp.
-compute buffer  what one micro-batch needs between layers. The largest tensor is that of the
-                logits, batch x vocabulary in f32; beside it stand a few of batch x embedding, and
-                the attention mask, batch x the cells of a sequence in f16 (with flash attention,
-                the default, the scores themselves are never whole in memory). A fit, not a
-                formula: graph_reserve in src/llama-context.cpp measures the real one.
+                kv_size cells). The cells are the context, padded to 256: one pool for all sequences
+                when unified, else divided among them, and each part padded (llama_context in
+                src/llama-context.cpp). A layer that looks back through a window keeps the window of
+                each sequence and one micro-batch, padded (src/llama-kv-cache-iswa.cpp).
+compute         what is worked with while a micro-batch passes through the layers: some numbers per
+                token and column. On a CPU it is memory once it is touched; `reserved` is all that
+                is allocated for it, which on a GPU is the same. A fit to what was measured
+                (benchmarks/memory.py), not a formula.
+program         the server itself: its code, its heap, its vocabulary.
 
-Recurrent and compressed caches (Mamba, MLA) are smaller than what is computed for them here.
+Recurrent and compressed caches (Mamba, MLA) are smaller than what is computed for them here. What
+grows with use is not in it: the prompt cache (`--cache-ram`), and saved states of windowed caches
+beyond the first (`--ctx-checkpoints`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ DEFAULT_CONTEXT = 4096
 PADDING = 256
 MICRO_BATCH = 512
 """llama-server's default `--ubatch-size`."""
+AUTO_PARALLEL = 4
+"""The slots, with one pool of cells, of a llama-server that is not told how many."""
 
 CACHE_TYPE_BYTES = {
     "f32": 4.0,
@@ -43,8 +49,16 @@ CACHE_TYPE_BYTES = {
 }
 """Bytes of one element, by the word that `--cache-type-k` and `--cache-type-v` take."""
 
-WINDOW_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
-"""Of so many layers in turn, one looks at the whole context (llama.cpp, src/llama-model.cpp)."""
+WINDOW_PATTERNS = {
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "plamo3": 8,
+    **dict.fromkeys(("afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4"), 4),
+    **dict.fromkeys(("laguna", "llama4", "mellum", "muse-glimmer", "olmo2", "smallthinker"), 4),
+}
+"""Of so many layers in turn, one looks at the whole context (`load_swa_pattern`, src/models)."""
 
 CACHELESS = frozenset(
     {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"}
@@ -52,66 +66,116 @@ CACHELESS = frozenset(
 )
 """Encoders: they see a text at once and keep nothing for the next token."""
 
+_PROGRAM = 22 << 20
+_PER_TOKEN = 150
+"""Bytes of the server for each entry of its vocabulary."""
+_COLUMNS = 13
+"""Numbers in f32 that a CPU touches for each token of a micro-batch, per column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What of a server's settings decides how much memory a model takes.
+
+    `context` is what `--ctx-size` says, for all sequences together; None or 0 is the model's own.
+    """
+
+    context: int | None = None
+    parallel: int = 1
+    unified: bool = False
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    micro_batch: int = MICRO_BATCH
+    full_window: bool = False
+    """Windowed layers keep the whole context (`--swa-full`)."""
+    repack: bool = True
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """Bytes, and the context (tokens, all sequences together) that they are for.
 
-    `kv_cache` and `compute` are None where the header does not say enough; the total is then what
-    is known, a lower bound.
+    `kv_cache` and `compute` are None where the header does not say enough; the total, which is for
+    a CPU, is then what is known, a lower bound. `reserved` is the compute buffer of a GPU.
     """
 
     context: int
     weights: int
+    repacked: int
     kv_cache: int | None
     compute: int | None
+    reserved: int | None
+    program: int
+
+    @property
+    def own(self) -> int:
+        """What the process takes for itself: all but the mapped weights."""
+        return self.repacked + (self.kv_cache or 0) + (self.compute or 0) + self.program
 
     @property
     def total(self) -> int:
-        return self.weights + (self.kv_cache or 0) + (self.compute or 0)
+        return self.weights + self.own
+
+    @property
+    def whole(self) -> bool:
+        """True when the header says enough for all of it."""
+        return self.kv_cache is not None and self.compute is not None
 
 
-def estimate(
-    metadata: Metadata,
-    *,
-    size_bytes: int,
-    context: int | None = None,
-    parallel: int = 1,
-    cache_type_k: str = "f16",
-    cache_type_v: str = "f16",
-    micro_batch: int = MICRO_BATCH,
-) -> MemoryEstimate:
+def estimate(metadata: Metadata, *, size_bytes: int, load: Load | None = None) -> MemoryEstimate:
     """What a server of this model will need.
 
-    `size_bytes` is all that is loaded (a projector included). `context` is what `--ctx-size`
-    says, shared among `parallel` sequences; None or 0 means the model's own. Raises `ValueError`
-    for a cache type that llama.cpp does not have, or a number that cannot be.
+    `size_bytes` is all that is loaded (a projector included). Raises `ValueError` for a cache type
+    that llama.cpp does not have, or a number that cannot be.
     """
-    if parallel < 1 or micro_batch < 1 or (context or 0) < 0:
+    load = load or Load()
+    if load.parallel < 1 or load.micro_batch < 1 or (load.context or 0) < 0:
         raise ValueError("context, parallel and micro_batch must be positive")
-    wanted = context or metadata.context_length or DEFAULT_CONTEXT
-    cells = parallel * _padded(-(-wanted // parallel))
-    per_cell = _bytes_per_cell(metadata, _element(cache_type_k), _element(cache_type_v))
+    wanted = load.context or metadata.context_length or DEFAULT_CONTEXT
+    streams = 1 if load.unified else load.parallel
+    cells = _padded(-(-wanted // streams))
+    batch = min(load.micro_batch, wanted)
+    tokens = metadata.vocabulary_size or 0
     return MemoryEstimate(
         context=wanted,
         weights=size_bytes,
-        kv_cache=_kv_cache(metadata, per_cell, cells, parallel, micro_batch),
-        compute=_compute(metadata, cells // parallel, min(micro_batch, wanted)),
+        repacked=(metadata.repacked_bytes or 0) if load.repack else 0,
+        kv_cache=_kv_cache(metadata, load, cells, streams),
+        compute=_touched(metadata, batch),
+        reserved=_reserved(metadata, cells, batch),
+        program=_PROGRAM + tokens * _PER_TOKEN,
     )
 
 
-def _kv_cache(
-    metadata: Metadata, per_cell: float | None, cells: int, parallel: int, micro_batch: int
-) -> int | None:
+def _kv_cache(metadata: Metadata, load: Load, cells: int, streams: int) -> int | None:
     if metadata.architecture in CACHELESS:
         return 0
+    key, value = _element(load.cache_type_k), _element(load.cache_type_v)
+    per_cell = _bytes_per_cell(metadata, key, value)
     if per_cell is None:
         return None
+    looks_back = _windowed_layers(metadata)
+    if not looks_back or not metadata.layers or not metadata.sliding_window:
+        return int(per_cell * cells * streams)
+    share = looks_back / metadata.layers
+    together = load.parallel if load.unified else 1
+    window = min(cells, _padded(metadata.sliding_window * together + load.micro_batch))
+    if load.full_window:
+        window = cells
+    # A state of the windowed layers is saved with the first prompt, to go back to.
+    saved = 0 if load.full_window else min(window, metadata.sliding_window + load.micro_batch)
+    windowed = share * (window * streams + saved)
+    return int(per_cell * (windowed + (1 - share) * cells * streams))
+
+
+def _windowed_layers(metadata: Metadata) -> int:
+    """The layers that look back through a window only."""
+    if metadata.windowed_layers is not None:
+        return metadata.windowed_layers
     period = WINDOW_PATTERNS.get(metadata.architecture or "")
-    if not metadata.sliding_window or period is None:
-        return int(per_cell * cells)
-    windowed = min(cells, _padded(metadata.sliding_window * parallel + micro_batch))
-    return int(per_cell * (windowed * (period - 1) + cells) / period)
+    if period is None or metadata.layers is None:
+        return 0
+    return metadata.layers - metadata.layers // period
 
 
 def _bytes_per_cell(metadata: Metadata, key_bytes: float, value_bytes: float) -> float | None:
@@ -130,7 +194,15 @@ def _bytes_per_cell(metadata: Metadata, key_bytes: float, value_bytes: float) ->
     return rows * (key * key_bytes + value * value_bytes)
 
 
-def _compute(metadata: Metadata, cells: int, batch: int) -> int | None:
+def _touched(metadata: Metadata, batch: int) -> int | None:
+    if metadata.embedding_length is None:
+        return None
+    return batch * 4 * _COLUMNS * metadata.embedding_length
+
+
+def _reserved(metadata: Metadata, cells: int, batch: int) -> int | None:
+    """The largest tensor is that of the logits, batch x vocabulary in f32; beside it stand a few of
+    batch x embedding, and the attention mask, batch x the cells of a sequence in f16."""
     if metadata.embedding_length is None:
         return None
     wide = (metadata.vocabulary_size or 0) + 4 * metadata.embedding_length

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.core.address import hosts_overlap
+from orchestrator.core.admission import LOOK_AGAIN, Budget, Ledger
 from orchestrator.core.backoff import LONGEST_WAIT
 from orchestrator.core.drift import (
     MODELS,
@@ -96,9 +97,15 @@ class Plan:
         return self.waiting or {}
 
 
-def make_plan(desired: Desired, observed: Observed, now: float) -> Plan:
-    """Every action that can be submitted now, the reasons for what cannot, and when to wake."""
+def make_plan(
+    desired: Desired, observed: Observed, now: float, budget: Budget | None = None
+) -> Plan:
+    """Every action that can be submitted now, the reasons for what cannot, and when to wake.
+
+    `budget` is the memory that there is; None starts everything, whether it fits or not.
+    """
     waiting: dict[str, Waiting] = {}
+    ledger = Ledger(observed, budget)
     wakes: list[float] = []
     leaving = [status for name, status in observed.items() if name not in desired]
     forget = [s.name for s in leaving if s.phase not in ALIVE]
@@ -111,6 +118,11 @@ def make_plan(desired: Desired, observed: Observed, now: float) -> Plan:
             blocked = _blocked(action.spec or spec, desired, observed)
             if blocked is not None:
                 waiting[name] = blocked
+                continue
+            objection = ledger.objection(action.spec or spec)
+            if objection is not None:
+                waiting[name] = Waiting("blocked", objection)
+                wakes.append(now + LOOK_AGAIN)
                 continue
         if action is not None:
             actions.append(action)
@@ -288,6 +300,20 @@ def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
     return found
 
 
+def has_models(status: InstanceStatus) -> bool:
+    """Whether it serves models that somebody could have removed from its server."""
+    return (
+        status.phase in SERVING
+        and status.spec.holds is not None
+        and (bool(status.spec.holds.models))
+    )
+
+
+def is_doubted(status: InstanceStatus) -> bool:
+    """Whether its models are being looked at: what is known of them may not be so any more."""
+    return status.looking and has_models(status)
+
+
 def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, ...]:
     """What `apply` would do, those starts included that first have to wait for something."""
     anew = renewals(desired, observed)
@@ -344,6 +370,9 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
         elif (awaited := desired[name].awaits) and _runs_another(desired[name], status):
             missing.append(f"{name}: as before ({_awaiting(awaited, observed)})")
             moving = moving or _is_coming(awaited, observed)
+        elif is_doubted(status):
+            missing.append(f"{name}: its models are looked at")
+            moving = True
         else:
             lacks = lacking(status.spec.holds, status.models)
             missing += [f"{name}: {lack}" for lack in lacks]

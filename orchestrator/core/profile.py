@@ -9,152 +9,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from orchestrator.core.blocks import (
+    Block,
+    CatalogConfig,
+    LimitsConfig,
+    LivenessConfig,
+    ReadinessConfig,
+    ResourcesConfig,
+    RestartConfig,
+    StopConfig,
+    UpdateConfig,
+    VerifyConfig,
+)
 from orchestrator.core.fields import (
     AnyText,
     Argument,
     Attach,
-    Count,
-    Duration,
     EnvValue,
-    Failure,
     Flag,
-    Gpus,
     Host,
     KeepAlive,
     LlamaServerWord,
-    Mode,
     Name,
     OllamaWord,
-    Policy,
     Port,
-    PositiveDuration,
-    RestartLimit,
-    Size,
     Switch,
     Text,
     Variable,
 )
-from orchestrator.core.spec import Liveness, Readiness, RestartPolicy, StopPolicy, UpdatePolicy
+from orchestrator.core.spec import (
+    Limits,
+    Liveness,
+    Readiness,
+    RestartPolicy,
+    StopPolicy,
+    UpdatePolicy,
+)
 from orchestrator.core.units import Limit
 
 
-class _Block(BaseModel):
-    """A mapping of a profile: unknown keys are errors, nothing is converted, nothing changes.
-
-    Only `Profile` builds a validator, which covers all of them: one for each would be built at
-    every start and never used. Hence also `model_construct` for blocks that are left out.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-
-class CatalogConfig(_Block):
-    """Where to look for models, beside the built-in places."""
-
-    dirs: list[Text] = Field(
-        default_factory=list[str],
-        description="Folders with GGUF files, relative to the profile.",
-    )
-
-
-class ReadinessConfig(_Block):
-    """When a starting instance is given up."""
-
-    timeout: PositiveDuration | None = Field(
-        default=None, description="Longest time without any progress while it loads. Default 120s."
-    )
-    deadline: PositiveDuration | None = Field(
-        default=None, description="Longest time until it is ready, progress or not. Default 30m."
-    )
-
-
-class LivenessConfig(_Block):
-    """When a running instance counts as hung and is restarted."""
-
-    interval: PositiveDuration | None = Field(
-        default=None,
-        description="Time between two probes. Default 10s, with inference 30s.",
-    )
-    timeout: PositiveDuration | None = Field(
-        default=None, description="Time for one probe to be answered. Default 5s."
-    )
-    failures: Count | None = Field(
-        default=None, description="Failed probes in a row that mean it hangs. Default 3."
-    )
-    mode: Mode | None = Field(
-        default=None,
-        description="What a probe asks for: http, an answer on the health path (the default), or "
-        "inference, one token.",
-    )
-    slow: PositiveDuration | None = Field(
-        default=None, description="With inference: a token later than this is slow. Default 5s."
-    )
-    down: PositiveDuration | None = Field(
-        default=None, description="With inference: a token later than this is none. Default 15s."
-    )
-
-
-class RestartConfig(_Block):
-    """What happens when an instance ends by itself."""
-
-    policy: Policy | None = Field(
-        default=None, description="always, on-failure or never. Default on-failure."
-    )
-    initial: Duration | None = Field(
-        default=None,
-        description="Delay before the second restart in a row. It doubles. Default 1s.",
-    )
-    max: Duration | None = Field(default=None, description="Longest delay. Default 60s.")
-    limit: RestartLimit | None = Field(
-        default=None,
-        description="Failures after which it is given up, as in '5 in 10m', the default.",
-    )
-
-
-class StopConfig(_Block):
-    """How an instance is stopped."""
-
-    grace: Duration | None = Field(
-        default=None, description="Time between SIGTERM and SIGKILL. Default 10s."
-    )
-
-
-class UpdateConfig(_Block):
-    """How a change is brought about."""
-
-    on_failure: Failure | None = Field(
-        default=None,
-        description="What becomes of a change that does not come up: rollback to what was ready "
-        "before, or keep. Default rollback.",
-    )
-
-
-class ResourcesConfig(_Block):
-    """What an instance may take of the machine."""
-
-    memory: Size | None = Field(
-        default=None,
-        description="Memory to count on, as in 6GiB, instead of the estimate. On the GPUs where "
-        "it runs on some. 0 never waits for room.",
-    )
-    gpus: Gpus | None = Field(
-        default=None,
-        description="GPUs that it sees, as in [0], or auto: those with most room, then kept. "
-        "Default: as the engine chooses.",
-    )
-
-
-class VerifyConfig(_Block):
-    """Whether the files of an instance's models are looked at again and again."""
-
-    interval: PositiveDuration | None = Field(
-        default=None, description="Time between two looks. Default: no looks."
-    )
-
-
-class _Common(_Block):
+class _Common(Block):
     """What instances of all engines take, and their defaults."""
 
     description: AnyText | None = Field(default=None, description="For people.")
@@ -177,6 +73,10 @@ class _Common(_Block):
     )
     stop: StopConfig = Field(
         default_factory=StopConfig.model_construct, description="How it is stopped."
+    )
+    limits: LimitsConfig = Field(
+        default_factory=LimitsConfig.model_construct,
+        description="What it may take before somebody is told, or it is ended.",
     )
     update: UpdateConfig = Field(
         default_factory=UpdateConfig.model_construct, description="How a change is brought about."
@@ -227,7 +127,7 @@ class OllamaDefaults(_Common):
     )
 
 
-class ModelConfig(_Block):
+class ModelConfig(Block):
     """A model that an Ollama instance is to have: pulled, unless another origin is named."""
 
     name: Text | None = Field(
@@ -318,7 +218,7 @@ AnyInstance = Annotated[
 ]
 
 
-class Defaults(_Block):
+class Defaults(Block):
     """Settings for all instances of an engine."""
 
     llama_server: LlamaServerDefaults = Field(
@@ -331,7 +231,7 @@ class Defaults(_Block):
     )
 
 
-class Profile(_Block, defer_build=False):
+class Profile(Block, defer_build=False):
     """Which local LLM servers should run."""
 
     name: Name | None = Field(
@@ -375,6 +275,7 @@ class Effective:
     restart: RestartPolicy
     stop: StopPolicy
     update: UpdatePolicy
+    limits: Limits
     resources: ResourcesConfig
 
 
@@ -390,6 +291,7 @@ def _effective(config: _Common, defaults: _Common) -> Effective:
         restart=_restart(defaults.restart, config.restart),
         stop=StopPolicy(**_settings(defaults.stop, config.stop)),
         update=UpdatePolicy(**_settings(defaults.update, config.update)),
+        limits=_limits(defaults.limits, config.limits),
         resources=ResourcesConfig.model_construct(
             **_settings(defaults.resources, config.resources)
         ),
@@ -401,7 +303,7 @@ def given(field: str, config: _Common, defaults: _Common) -> Any:
     return getattr(config if field in config.model_fields_set else defaults, field)
 
 
-def _settings(*blocks: _Block) -> dict[str, Any]:
+def _settings(*blocks: Block) -> dict[str, Any]:
     """What the blocks say, the last winning."""
     return {name: getattr(block, name) for block in blocks for name in block.model_fields_set}
 
@@ -423,3 +325,17 @@ def _restart(*blocks: RestartConfig) -> RestartPolicy:
     if limit is not None:
         settings.update(limit=limit.times, window=limit.window)
     return RestartPolicy(**settings)
+
+
+def _limits(*blocks: LimitsConfig) -> Limits:
+    memory = _settings(*(block.memory for block in blocks))
+    cpu = _settings(*(block.cpu for block in blocks))
+    often: Limit | None = _settings(*(block.restarts for block in blocks)).get("warn")
+    settings: dict[str, Any] = {} if often is None else {"restarts_window": often.window}
+    return Limits(
+        memory_warn=memory.get("warn"),
+        memory_max=memory.get("max"),
+        cpu_warn=cpu.get("warn"),
+        restarts_warn=often.times if often is not None else None,
+        **settings,
+    )

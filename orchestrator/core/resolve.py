@@ -9,10 +9,12 @@ import hashlib
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orchestrator.core.catalog import Catalog, Found, Model, Unknown, find
 from orchestrator.core.encoding import is_utf8
 from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
+from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.lookup import not_found
 from orchestrator.core.modelfile import ModelfileOnDisk
 from orchestrator.core.parse import LoadedProfile
@@ -28,6 +30,7 @@ from orchestrator.core.profile import (
 )
 from orchestrator.core.promise import Promises, tag_or_none
 from orchestrator.core.resolve_models import resolve_models
+from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.spec import (
     AttachMode,
     Awaited,
@@ -50,7 +53,7 @@ class Surroundings:
     `host` is the default bind address, `cwd` where every instance will run, `store` the folder of
     the caller's Ollama models, `listening` the ports that somebody listens on. `modelfiles` are
     those that the profile names, by what it says, `promises` the models that Ollama instances of
-    the same set will bring.
+    the same set will bring, `gpus` what each of the engines sees.
     """
 
     catalog: Catalog
@@ -62,6 +65,8 @@ class Surroundings:
     listening: frozenset[int] = frozenset()
     modelfiles: Mapping[str, ModelfileOnDisk] = field(default_factory=dict[str, ModelfileOnDisk])
     promises: Promises = field(default_factory=Promises)
+    gpus: Mapping[EngineKey, tuple[Gpu, ...]] = field(default_factory=dict[Any, tuple[Gpu, ...]])
+    gpu_chooser: GpuChooser = field(default_factory=GpuChooser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +163,9 @@ class _Instance:
         request = self._request(config, effective, model, mmproj)
         if self._awaits is not None:
             request = replace(request, model_path=self._awaits.model)
-        launch = engine.launch(request)
-        self.issues += launch.issues
+        placed = self._placing(effective).llama_server(engine.launch, request, model)
+        launch = placed.launch
+        self.issues += (*launch.issues, *placed.issues)
         if launch.command is None or launch.endpoint is None:
             return None
         if model is None:
@@ -181,7 +187,14 @@ class _Instance:
             self._spec(effective, launch.command, launch.endpoint, files),
             model=config.model,
             inference=launch.inference,
+            demand=placed.demand,
+            gpus=placed.gpus,
         )
+
+    def _placing(self, effective: Effective) -> Placing:
+        around = self._around
+        seen = around.gpus.get((self._config.engine, effective.binary), ())
+        return Placing(self._name, self._path, effective.resources, around.gpu_chooser, seen)
 
     def _ollama(self, config: OllamaConfig, effective: Effective) -> InstanceSpec | None:
         defaults = self._loaded.config.defaults.ollama
@@ -210,7 +223,8 @@ class _Instance:
         spec = self._spec(
             replace(effective, readiness=readiness), launch.command, launch.endpoint, launch.inputs
         )
-        return replace(spec, attach=attach, holds=holds)
+        demand = self._placing(effective).ollama_demand()
+        return replace(spec, attach=attach, holds=holds, demand=demand)
 
     def _ollama_launch(
         self,
@@ -234,6 +248,8 @@ class _Instance:
             # Nothing of ours can run here: it must not look as if it could.
             return Launch(Command((), {}, self._around.cwd), Endpoint(host, port))
         defaults = self._loaded.config.defaults.ollama
+        env, issues = self._placing(effective).ollama_env(effective.env)
+        self.issues += issues
         launch = engine.launch(
             LaunchRequest(
                 host=host,
@@ -242,7 +258,7 @@ class _Instance:
                     Layer(defaults.settings, ("defaults", "ollama", "settings")),
                     Layer(config.settings, (*self._path, "settings")),
                 ),
-                env=effective.env,
+                env=env,
                 args=(),
                 args_path=(*self._path, "args"),
                 folder=self._folder,
@@ -333,4 +349,5 @@ class _Instance:
             restart=effective.restart,
             stop=effective.stop,
             update=effective.update,
+            limits=effective.limits,
         )

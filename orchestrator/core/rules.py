@@ -18,7 +18,12 @@ from orchestrator.core.problem import Path
 from orchestrator.core.reference import VARIABLE_NAME
 from orchestrator.core.spec import RestartPolicy
 from orchestrator.core.suggestion import MAX_ISSUES, suggest
-from orchestrator.core.units import format_duration, parse_duration
+from orchestrator.core.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 
 _DEFAULT_ENGINE = "llama-server"
 
@@ -27,7 +32,13 @@ Block = dict[str, Plain]
 
 def broken_rules(values: Block) -> list[Issue]:
     """What breaks the rules in `values`, of each rule no more than anybody reads."""
-    rules = (_names(values), _needs(values), _ports(values), _delays(values))
+    rules = (
+        _names(values),
+        _needs(values),
+        _ports(values),
+        _delays(values),
+        _memory_limits(values),
+    )
     return [issue for rule in rules for issue in islice(rule, MAX_ISSUES + 1)]
 
 
@@ -126,3 +137,26 @@ def _delays(values: Block) -> Iterator[Issue]:
         given = "initial" if "initial" in own else "max"
         hint = f"set max to at least {format_duration(initial)}"
         yield Issue(("instances", name, "restart", given), message, hint)
+
+
+def _memory_limits(values: Block) -> Iterator[Issue]:
+    """What ends an instance is not less than what is only told."""
+    for name, instance in _instances(values).items():
+        own = _block(_block(instance.get("limits")).get("memory"))
+        shared = _block(_block(_defaults_of(values, instance).get("limits")).get("memory"))
+        memory = {**shared, **own}
+        if "warn" not in memory or "max" not in memory:
+            continue
+        try:
+            warn, most = parse_size(memory["warn"]), parse_size(memory["max"])
+        except ValueError:
+            continue
+        if warn <= most:
+            continue
+        message = (
+            f"limits of instance {shown(name)}: memory.warn is {format_size(warn)}, "
+            f"more than max, {format_size(most)}"
+        )
+        given = "warn" if "warn" in own else "max"
+        hint = "set warn below max, or leave it out"
+        yield Issue(("instances", name, "limits", "memory", given), message, hint)

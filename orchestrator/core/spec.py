@@ -132,6 +132,20 @@ class UpdatePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an instance may take: beyond a `warn` it is told, beyond a `max` the instance is ended.
+
+    Memory in bytes, CPU in percent of one core, restarts within so many seconds.
+    """
+
+    memory_warn: int | None = None
+    memory_max: int | None = None
+    cpu_warn: float | None = None
+    restarts_warn: int | None = None
+    restarts_window: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Pulled:
     """From the registry that the model's name begins with; `insecure` means without TLS."""
 
@@ -252,6 +266,7 @@ class InstanceSpec:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     stop: StopPolicy = field(default_factory=StopPolicy)
     update: UpdatePolicy = field(default_factory=UpdatePolicy)
+    limits: Limits = field(default_factory=Limits)
     attach: AttachMode = "never"
     holds: ModelSet | None = None
     inference: Inference | None = None

@@ -111,6 +111,17 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Alert:
+    """Something about an instance that somebody should know, as long as it is so."""
+
+    kind: str
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"alert": self.kind, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
 class AttachedTo:
     """A server that somebody else runs: what can be seen of it. It is never signalled.
 
@@ -167,7 +178,10 @@ class InstanceStatus:
     models: tuple[ModelStatus, ...] = ()
     redo_models: bool = False
     """Somebody asked for another try of the models that failed."""
+    looking: bool = False
+    """Somebody asked which models there are: until the server was looked at, nobody knows."""
     health: Health | None = None
+    alerts: tuple[Alert, ...] = ()
     fallback: InstanceSpec | None = None
     """What was ready before what is tried now, or before what was rejected."""
     rejected: Rejected | None = None

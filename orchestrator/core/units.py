@@ -26,7 +26,7 @@ _DURATION = re.compile(
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LIMIT = re.compile(r"([0-9]{1,6})\s+in\s+(\S.*)")
 _SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)")
-_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%")
+_PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*%")
 _DECIMAL = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES = _DECIMAL | _BINARY
@@ -95,11 +95,6 @@ def parse_limit(value: object) -> Limit:
     return Limit(int(match[1]), window)
 
 
-def format_limit(limit: Limit) -> str:
-    """`5 in 10m`."""
-    return f"{limit.times} in {format_duration(limit.window)}"
-
-
 def parse_size(value: object) -> int:
     """Bytes of `6GiB`, `512MB`, `1.5 GiB`; a plain number is bytes already."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -131,10 +126,10 @@ def format_size(count: int) -> str:
     return f"{amount:.1f}".removesuffix(".0") + word
 
 
-def parse_share(value: object) -> float:
-    """`80%` as 0.8; from 0 to 1."""
-    match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
-    share = float(match[1]) / 100 if match else math.inf
-    if share > 1:
-        raise ValueError(f"expected a share such as 80%, got {shown(value)}")
-    return share
+def parse_percent(value: object) -> float:
+    """`80%` as 80.0: percent of one core, so more than 100 may be meant."""
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    percent = float(match[1]) if match else 0.0
+    if percent <= 0:
+        raise ValueError(f"expected a percentage such as 80%, got {shown(value)}")
+    return percent

@@ -1,105 +1,111 @@
 """Tells that applied files may have changed. Never says how: whoever asks compares contents.
 
-Folders are watched, not files, and not recursively: an editor that writes a new file and renames
-it, a folder swapped by symlink and a bind-mounted file are all seen there. File systems that do
-not notify (network shares, some mounts) are looked at on a slow timer.
+The kernel's notices are waited for, at each place where a change to a path shows (`places.py`).
+What does not notify (network shares, some mounts) is looked at on a slow timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
+
+from orchestrator.runtime.places import Places, Stamp, places_of, stamp
 
 RECHECK = 2.0
 """Seconds between looks at what may not notify."""
 
+SURE = 0.1
+"""Seconds after a change when it is told once more: the first look may have come in between two
+writes that file times do not tell apart."""
+
 QUIET = 0.01
-"""Seconds without a notice after which a burst is over."""
+"""Seconds without a notice after which a burst is over, at first."""
 
-LONGEST_BURST = 10
-"""Times that quiet is waited for, when it does not come."""
+LONG_QUIET = 0.2
+"""The same, for a burst that has gone on for long, or goes on after a change was told."""
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
+SAME_BURST = 0.1
+"""Seconds after a change was told in which another notice belongs to the same burst."""
 
-
-def folders_of(paths: Iterable[str]) -> frozenset[str]:
-    """The existing folders in which a change to one of `paths` shows, links followed."""
-    found: set[str] = set()
-    for path in paths:
-        for one in (path, os.path.realpath(path)):
-            folder = one if os.path.isdir(one) else os.path.dirname(one)
-            if os.path.isdir(folder):
-                found.add(folder)
-        found.update(map(os.path.dirname, _links_of(path)))
-    return frozenset(found)
-
-
-def _links_of(path: str) -> Iterable[str]:
-    """The links on the way to `path`, its own included: each may be swapped where it lies."""
-    way = os.path.abspath(path)
-    while way != os.path.dirname(way):
-        if os.path.islink(way):
-            yield way
-        way = os.path.dirname(way)
-
-
-def stamp(paths: Iterable[str]) -> Stamp:
-    """Changes whenever one of the files does, at the cost of a stat for each."""
-    found: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_size, stat.st_mtime_ns, stat.st_ino))
-    return tuple(found)
-
-
-def _look(paths: list[str]) -> tuple[frozenset[str], Stamp]:
-    return folders_of(paths), stamp(paths)
+LONGEST_BURST = 2.0
+"""Seconds after which a burst that does not end is told nevertheless."""
 
 
 class Watch:
-    """Yields when something may have changed under `paths()`, which is asked anew each time."""
+    """Yields when something may have changed under `paths()`, which is asked anew each time.
 
-    def __init__(self, paths: Callable[[], list[str]]) -> None:
+    `due()` is the number of seconds after which a look is due in any case, None when none is.
+    """
+
+    def __init__(
+        self, paths: Callable[[], list[str]], due: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._paths = paths
+        self._due = due
         self._stirred = asyncio.Event()
+        self._told = float("-inf")
+        self.lack = ""
+        """What the kernel lacks, so that some changes show on the slow timer alone; else empty."""
 
     def look_again(self) -> None:
         """The set of paths is another now."""
         self._stirred.set()
 
     async def changes(self) -> AsyncIterator[None]:
-        """Forever. A burst is one change."""
+        """Forever. A burst is one change, or two: its beginning and its end."""
         # Slow to load, and of no use before the first instances are under way.
         from orchestrator.runtime.inotify import noticing
 
+        seen: Stamp | None = None
         while True:
             paths = self._paths()
             # In a thread, here and below: a network mount that hangs must not hold up the loop.
-            folders = await asyncio.to_thread(folders_of, paths)
-            with noticing(folders, self._stirred.set):
-                seen: Stamp | None = None
+            places = await asyncio.to_thread(places_of, paths)
+            with noticing([place for place, *_ in places], self._stirred.set) as self.lack:
+                # Places that changed before the watch stood made no notice: not sure of those yet.
+                fresh, known, sure, due = not self.lack, None, True, None
                 while self._paths() == paths:
-                    still, now = await asyncio.to_thread(_look, paths)
-                    if still != folders:
+                    now = await asyncio.to_thread(_look, paths, known)
+                    if now is None:
                         break
-                    if now != seen:
+                    changed = now != seen
+                    if changed or not sure or due is not None:
                         seen = now
                         yield
-                    await self._stir(within=RECHECK if paths else None)
+                        if changed:
+                            self._told = asyncio.get_running_loop().time()
+                    sure, fresh, due = not (changed or fresh), False, self._due()
+                    noticed = await self._stir(within=_soonest(paths, due, sure=sure))
+                    if self.lack and sure and not noticed:
+                        # By now the kernel may have some again.
+                        break
+                    known = places if noticed or not sure else None
 
-    async def _stir(self, *, within: float | None) -> None:
-        """Until something happens, and that has come to an end; or until the time is over."""
-        with contextlib.suppress(TimeoutError):
+    async def _stir(self, *, within: float | None) -> bool:
+        """Until something happens, and that has come to an end; or false when the time is over."""
+        try:
             async with asyncio.timeout(within):
                 await self._stirred.wait()
-        for _ in range(LONGEST_BURST):
-            if not self._stirred.is_set():
-                break
+        except TimeoutError:
+            return False
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        quiet = LONG_QUIET if began - self._told < SAME_BURST else QUIET
+        while self._stirred.is_set() and clock() - began < LONGEST_BURST:
             self._stirred.clear()
-            await asyncio.sleep(QUIET)
+            await asyncio.sleep(quiet)
+            # The longer it has gone on, the less a short silence means.
+            quiet = min(LONG_QUIET, max(quiet, (clock() - began) / 2))
+        return True
+
+
+def _look(paths: list[str], known: Places | None) -> Stamp | None:
+    """None when other places are to be watched than those `known`."""
+    if known is not None and places_of(paths) != known:
+        return None
+    return stamp(paths)
+
+
+def _soonest(paths: list[str], due: float | None, *, sure: bool) -> float | None:
+    ends = [due, None if sure else SURE, RECHECK if paths else None]
+    return min((end for end in ends if end is not None), default=None)

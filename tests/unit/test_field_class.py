@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "restart": (LLAMA, {"policy": "never"}),
     "stop": (LLAMA, {"grace": "1s"}),
     "update": (LLAMA, {"on_failure": "keep"}),
+    "limits": (LLAMA, {"cpu": {"warn": "80%"}}),
     "attach": (OLLAMA, "never"),
     "models": (OLLAMA, ["llama3.1:8b"]),
     "prune": (OLLAMA, True),

@@ -1,0 +1,140 @@
+"""Measures what the instances take, and tells what passes a limit. What runs away is condemned.
+
+One reading of the process table serves all: every few seconds where limits are declared, once a
+minute for all others, whose trend alone is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.control.bus import Bus
+from orchestrator.control.reconciler import Reconciler
+from orchestrator.core.alerts import CPU_SPAN, Measured, Sample, alerts, over_limit
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.report import Usage
+from orchestrator.core.spec import Limits
+from orchestrator.core.status import SERVING, InstanceStatus, ProcessRef
+from orchestrator.runtime.identity import boot_clock
+from orchestrator.runtime.usage import UsageMeter
+
+EVERY = 2.0
+"""Seconds between two readings where a limit is declared."""
+
+TREND_EVERY = 60.0
+"""Seconds between two samples of the trend."""
+
+SETTLES = 600.0
+"""Seconds of readiness before a trend counts: caches fill first."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was measured of one run of an instance, and of its restarts."""
+
+    start_id: str = ""
+    recent: deque[Sample] = field(
+        default_factory=lambda: deque[Sample](maxlen=int(CPU_SPAN / EVERY) + 2)
+    )
+    trend: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=60))
+    restarts: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
+    counted: int | None = None
+
+    def begin(self, start_id: str) -> None:
+        """Another process: what the last one took says nothing of it."""
+        if start_id != self.start_id:
+            self.start_id = start_id
+            self.recent.clear()
+            self.trend.clear()
+
+    def count(self, restarts: int, now: float) -> None:
+        known = restarts if self.counted is None else self.counted
+        self.restarts.extend([now] * (restarts - known))
+        self.counted = restarts
+
+    def measured(self) -> Measured:
+        return Measured(self.recent, self.trend, self.restarts)
+
+
+class Gauges:
+    """One task, for as long as the daemon lives."""
+
+    def __init__(self, bus: Bus, reconciler: Reconciler) -> None:
+        self._bus = bus
+        self._reconciler = reconciler
+        self._meter = UsageMeter()
+        self._seen: dict[str, _Seen] = {}
+        self._trend_due = 0.0
+
+    async def run(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(EVERY)
+
+    def look(self) -> None:
+        """One round. Costs nothing while no limit is declared and no sample is due."""
+        now = boot_clock()
+        observed = self._reconciler.observed
+        self._seen = {name: self._seen.get(name, _Seen()) for name in observed}
+        sparse = now >= self._trend_due
+        if sparse:
+            self._trend_due = now + TREND_EVERY
+        limited = any(status.spec.limits != Limits() for status in observed.values())
+        if not limited and not sparse:
+            return
+        usage = self._meter.read(*_processes(observed.values()))
+        for name, status in observed.items():
+            self._take(name, status, usage.get(name), now=now, sparse=sparse)
+            self._tell(name, status, now)
+
+    def _take(
+        self, name: str, status: InstanceStatus, usage: Usage | None, *, now: float, sparse: bool
+    ) -> None:
+        seen = self._seen[name]
+        seen.begin(status.start_id)
+        seen.count(status.restarts, now)
+        if usage is None or status.phase not in SERVING:
+            return
+        sample = Sample(now, usage.memory_bytes, usage.cpu_percent)
+        seen.recent.append(sample)
+        settled = status.ready_at is not None and now - status.ready_at >= SETTLES
+        if sparse and settled:
+            seen.trend.append(sample)
+
+    def _tell(self, name: str, status: InstanceStatus, now: float) -> None:
+        limits, measured = status.spec.limits, self._seen[name].measured()
+        raised = {one.kind: one.message for one in status.alerts}
+        found = alerts(limits, measured, now=now, raised=raised)
+        for kind, message in found.items():
+            if kind not in raised:
+                self._post(EventType.ALERT, status, kind, message)
+        for kind, message in raised.items():
+            if kind not in found:
+                self._post(EventType.ALERT_OVER, status, kind, f"no longer: {message}")
+        why = over_limit(limits, measured)
+        if why and status.phase in SERVING and status.managed and not status.condemned:
+            data = {"start_id": status.start_id}
+            self._bus.post(
+                Event(EventType.CONDEMNED, name, reason="memory-limit", message=why, data=data)
+            )
+
+    def _post(self, kind: EventType, status: InstanceStatus, alert: str, message: str) -> None:
+        data = {"start_id": status.start_id, "alert": alert}
+        self._bus.post(Event(kind, status.name, reason=alert, message=message, data=data))
+
+
+def _processes(
+    observed: Iterable[InstanceStatus],
+) -> tuple[dict[str, ProcessRef], dict[str, int]]:
+    """The processes of ours, and the pids of servers that were attached to, by instance."""
+    ours: dict[str, ProcessRef] = {}
+    theirs: dict[str, int] = {}
+    for status in observed:
+        if status.process is not None:
+            ours[status.name] = status.process
+        elif status.attached is not None and status.attached.pid is not None:
+            theirs[status.name] = status.attached.pid
+    return ours, theirs

@@ -1,0 +1,237 @@
+"""Whether there is memory for one more: what is promised to whom, and what is left. Pure.
+
+A level, not a reservation: the ledger is written anew for every plan, from what runs and from what
+the machine says now. An estimate may be wrong, so it counts only as far as it is beyond doubt; an
+instance of which nothing is known is never held up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.core.spec import Demand, Desired, InstanceSpec
+from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
+from orchestrator.core.units import format_size
+
+DOUBT = 0.15
+"""How far an estimate may be off: so much of it is not counted."""
+
+HOST = -1
+"""The place that is the machine's own memory; the others are indices of GPUs."""
+
+_NOTHING: Mapping[str, int] = {}
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks while something waits for memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of one place: all of it, and what is free now. `limit` names what sets the total."""
+
+    total: int
+    free: int
+    limit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What there is, by place. `taken` is what instances have of the machine's memory already, for
+    themselves alone, by name: it is not free any more."""
+
+    rooms: Mapping[int, Room] = field(default_factory=dict[int, Room])
+    taken: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A set that cannot fit even when all of it is ours: `instance` is the first too many."""
+
+    instance: str
+    message: str
+    hint: str
+
+
+class Ledger:
+    """What one plan may still start. Each start that is admitted counts for those after it."""
+
+    def __init__(self, observed: Observed, budget: Budget | None) -> None:
+        self._budget = budget
+        self._held: dict[str, Demand] = {}
+        self._growing: set[str] = set()
+        self._choosing: dict[int, str] = {}
+        for status in observed.values():
+            if budget is not None and status.phase in ALIVE and status.managed:
+                self._enter(status.spec, status.spec.demand, grows=status.phase in SERVING)
+                self._note_choice(status)
+
+    def _enter(self, spec: InstanceSpec, demand: Demand | None, *, grows: bool) -> None:
+        if demand is not None:
+            self._held[spec.name] = demand
+            if grows:
+                self._growing.add(spec.name)
+
+    def _note_choice(self, status: InstanceStatus) -> None:
+        demand = status.spec.demand
+        if demand is not None and demand.fits_itself and status.phase is Phase.STARTING:
+            self._choosing.update(dict.fromkeys(demand.gpus, status.name))
+
+    def objection(self, spec: InstanceSpec) -> str | None:
+        """Why this one cannot be started now, with the arithmetic; None when it can, and then it
+        counts as started."""
+        demand, budget = spec.demand, self._budget
+        if demand is None or budget is None:
+            return None
+        for place, room in budget.rooms.items():
+            message = self._shortage(demand, place, room)
+            if message is not None:
+                return message
+        if demand.fits_itself:
+            for place in demand.gpus:
+                if place in self._choosing:
+                    other = self._choosing[place]
+                    return f"{other} is choosing its share of GPU {place}: one after the other"
+            self._choosing.update(dict.fromkeys(demand.gpus, spec.name))
+        self._enter(spec, demand, grows=True)
+        return None
+
+    def _shortage(self, demand: Demand, place: int, room: Room) -> str | None:
+        needs = self._needs(demand, place, room)
+        free = self._free(place, room)
+        if needs <= 0 or needs * (1.0 if demand.declared else 1.0 - DOUBT) <= free:
+            return None
+        about = "" if demand.declared else "about "
+        where = _where(place, room)
+        message = f"needs {about}{_size(needs)} of memory{where}, "
+        message += f"{_size(max(free, 0))} of {_size(room.total)} are free"
+        held = {name: _at(one, place) for name, one in self._held.items()}
+        return message + _listed(held, ": {} has {}")
+
+    def _needs(self, demand: Demand, place: int, room: Room) -> int:
+        """What a start would add: a file that is mapped already costs nothing more."""
+        if place != HOST:
+            # One that chooses for itself takes no more than there is.
+            return 0 if demand.fits_itself else demand.gpus.get(place, 0)
+        needs = demand.host + sum(
+            size for path, size in demand.mapped.items() if path not in self._mapped()
+        )
+        if demand.least is not None:
+            # It would look for itself, and take what there is in all: not more.
+            return min(needs, max(demand.least, room.total))
+        return needs
+
+    def _mapped(self) -> dict[str, int]:
+        """What is read in place, each file once. It stays reclaimable, so the kernel says that it
+        is free; but without it everything crawls."""
+        mapped: dict[str, int] = {}
+        for demand in self._held.values():
+            for path, size in demand.mapped.items():
+                mapped[path] = max(size, mapped.get(path, 0))
+        return mapped
+
+    def _free(self, place: int, room: Room) -> int:
+        """What is free, less what those that run have not taken yet, but will."""
+        if place != HOST:
+            held = sum(demand.gpus.get(place, 0) for demand in self._held.values())
+            return min(room.free, room.total - held)
+        taken: Mapping[str, int] = self._budget.taken if self._budget is not None else _NOTHING
+        weights = sum(self._mapped().values())
+        own = {name: demand.host for name, demand in self._held.items()}
+        growing = [name for name in own if name in self._growing]
+        growth = sum(max(own[name] - taken.get(name, 0), 0) for name in growing)
+        held = sum(max(count, taken.get(name, 0)) for name, count in own.items())
+        return min(room.free - growth, room.total - held) - weights
+
+
+def excesses(desired: Desired, budget: Budget) -> list[Excess]:
+    """Where what is declared is clearly too much, were nothing else there: one for each place."""
+    found: list[Excess] = []
+    for place, room in budget.rooms.items():
+        known = {name: spec.demand for name, spec in desired.items() if spec.demand is not None}
+        for name, demand in known.items():
+            if (alone := _sum([demand], place)) > room.total:
+                found.append(_excess(name, {name: int(alone)}, place, room))
+                break
+        else:
+            found += _together(known, place, room)
+    return found
+
+
+def _together(known: Mapping[str, Demand], place: int, room: Room) -> list[Excess]:
+    added: list[Demand] = []
+    for name, demand in known.items():
+        added.append(demand)
+        if _sum(added, place) > room.total and _certain(demand, place):
+            shares = {other: _at(one, place) for other, one in known.items()}
+            return [_excess(name, shares, place, room)]
+    return []
+
+
+def _excess(name: str, shares: Mapping[str, int], place: int, room: Room) -> Excess:
+    where = _where(place, room) or " here"
+    if len(shares) == 1:
+        message = f"{name} needs {_size(shares[name])} of memory, more than the "
+        message += f"{_size(room.total)} that there are{where}"
+    else:
+        message = f"these instances need {_size(sum(shares.values()))} of memory together, more "
+        message += f"than the {_size(room.total)} that there are{where}"
+        message += _listed(shares, ": {} {}")
+    hint = "a smaller ctx-size or fewer instances; `resources: {memory: ...}` where the estimate "
+    return Excess(name, message, hint + "is wrong; --force to try all the same")
+
+
+def _sum(demands: Iterable[Demand], place: int) -> float:
+    """What is beyond doubt of several demands: each mapped file once."""
+    total = 0.0
+    mapped: dict[str, int] = {}
+    for demand in demands:
+        certain = _certain(demand, place)
+        if place == HOST and demand.least is None:
+            mapped.update(demand.mapped)
+            certain -= _counted(demand, sum(demand.mapped.values()))
+        total += certain
+    return total + sum(mapped.values()) * (1.0 - DOUBT)
+
+
+def _certain(demand: Demand, place: int) -> float:
+    """What it takes at the least."""
+    if place != HOST:
+        return 0.0 if demand.fits_itself else _counted(demand, demand.gpus.get(place, 0))
+    if demand.least is not None:
+        return _counted(demand, demand.least)
+    return _counted(demand, _at(demand, place))
+
+
+def _counted(demand: Demand, count: int) -> float:
+    return count if demand.declared else count * (1.0 - DOUBT)
+
+
+def _at(demand: Demand, place: int) -> int:
+    if place != HOST:
+        return demand.gpus.get(place, 0)
+    return demand.host + sum(demand.mapped.values())
+
+
+def _where(place: int, room: Room) -> str:
+    if place != HOST:
+        return f" on GPU {place}"
+    return f" within {room.limit}" if room.limit else ""
+
+
+def _listed(shares: Mapping[str, int], form: str) -> str:
+    """The largest shares first, as in `: coder has 8.2GiB, chat has 2GiB`."""
+    largest = sorted(((size, name) for name, size in shares.items() if size), reverse=True)
+    head, each = form[:2], form[2:]
+    words = [each.format(name, _size(size)) for size, name in largest[:4]]
+    if len(largest) > 4:
+        words.append(f"{len(largest) - 4} more {_size(sum(size for size, _ in largest[4:]))}")
+    return head + ", ".join(words) if words else ""
+
+
+def _size(count: float) -> str:
+    return format_size(round(count))
+
+
+BudgetNow = Callable[[Observed], Budget]
+"""Reads what there is now, for what is observed."""

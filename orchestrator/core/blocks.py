@@ -1,0 +1,169 @@
+"""The blocks of a profile that instances of all engines share, each a strict model."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.core.fields import (
+    Count,
+    Duration,
+    Failure,
+    Gpus,
+    Mode,
+    Percent,
+    Policy,
+    PositiveDuration,
+    RestartLimit,
+    Size,
+    Text,
+)
+
+
+class Block(BaseModel):
+    """A mapping of a profile: unknown keys are errors, nothing is converted, nothing changes.
+
+    Only `Profile` builds a validator, which covers all of them: one for each would be built at
+    every start and never used. Hence also `model_construct` for blocks that are left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+
+class CatalogConfig(Block):
+    """Where to look for models, beside the built-in places."""
+
+    dirs: list[Text] = Field(
+        default_factory=list[str],
+        description="Folders with GGUF files, relative to the profile.",
+    )
+
+
+class ReadinessConfig(Block):
+    """When a starting instance is given up."""
+
+    timeout: PositiveDuration | None = Field(
+        default=None, description="Longest time without any progress while it loads. Default 120s."
+    )
+    deadline: PositiveDuration | None = Field(
+        default=None, description="Longest time until it is ready, progress or not. Default 30m."
+    )
+
+
+class LivenessConfig(Block):
+    """When a running instance counts as hung and is restarted."""
+
+    interval: PositiveDuration | None = Field(
+        default=None,
+        description="Time between two probes. Default 10s, with inference 30s.",
+    )
+    timeout: PositiveDuration | None = Field(
+        default=None, description="Time for one probe to be answered. Default 5s."
+    )
+    failures: Count | None = Field(
+        default=None, description="Failed probes in a row that mean it hangs. Default 3."
+    )
+    mode: Mode | None = Field(
+        default=None,
+        description="What a probe asks for: http, an answer on the health path (the default), or "
+        "inference, one token.",
+    )
+    slow: PositiveDuration | None = Field(
+        default=None, description="With inference: a token later than this is slow. Default 5s."
+    )
+    down: PositiveDuration | None = Field(
+        default=None, description="With inference: a token later than this is none. Default 15s."
+    )
+
+
+class RestartConfig(Block):
+    """What happens when an instance ends by itself."""
+
+    policy: Policy | None = Field(
+        default=None, description="always, on-failure or never. Default on-failure."
+    )
+    initial: Duration | None = Field(
+        default=None,
+        description="Delay before the second restart in a row. It doubles. Default 1s.",
+    )
+    max: Duration | None = Field(default=None, description="Longest delay. Default 60s.")
+    limit: RestartLimit | None = Field(
+        default=None,
+        description="Failures after which it is given up, as in '5 in 10m', the default.",
+    )
+
+
+class StopConfig(Block):
+    """How an instance is stopped."""
+
+    grace: Duration | None = Field(
+        default=None, description="Time between SIGTERM and SIGKILL. Default 10s."
+    )
+
+
+class UpdateConfig(Block):
+    """How a change is brought about."""
+
+    on_failure: Failure | None = Field(
+        default=None,
+        description="What becomes of a change that does not come up: rollback to what was ready "
+        "before, or keep. Default rollback.",
+    )
+
+
+class ResourcesConfig(Block):
+    """What an instance may take of the machine."""
+
+    memory: Size | None = Field(
+        default=None,
+        description="Memory to count on, as in 6GiB, instead of the estimate. On the GPUs where "
+        "it runs on some. 0 never waits for room.",
+    )
+    gpus: Gpus | None = Field(
+        default=None,
+        description="GPUs that it sees, as in [0], or auto: those with most room, then kept. "
+        "Default: as the engine chooses.",
+    )
+
+
+class VerifyConfig(Block):
+    """Whether the files of an instance's models are looked at again and again."""
+
+    interval: PositiveDuration | None = Field(
+        default=None, description="Time between two looks. Default: no looks."
+    )
+
+
+class MemoryLimits(Block):
+    """How much memory an instance may take, with all of its processes."""
+
+    warn: Size | None = Field(default=None, description="More than this is an alert.")
+    max: Size | None = Field(default=None, description="More than this ends the instance.")
+
+
+class CpuLimits(Block):
+    """How much of the CPU an instance may take."""
+
+    warn: Percent | None = Field(
+        default=None,
+        description="More than this of one core for a minute is an alert, as in '80%'.",
+    )
+
+
+class RestartLimits(Block):
+    """How often an instance may be restarted."""
+
+    warn: RestartLimit | None = Field(
+        default=None, description="As many restarts within a time are an alert, as in '3 in 1h'."
+    )
+
+
+class LimitsConfig(Block):
+    """What an instance may take before somebody is told, or it is ended."""
+
+    memory: MemoryLimits = Field(
+        default_factory=MemoryLimits.model_construct, description="Memory: warn and max."
+    )
+    cpu: CpuLimits = Field(default_factory=CpuLimits.model_construct, description="CPU: warn.")
+    restarts: RestartLimits = Field(
+        default_factory=RestartLimits.model_construct, description="Restarts: warn."
+    )
