@@ -31,13 +31,16 @@ from orchestrator.control.resolution import Machine
 from orchestrator.control.toolchain import Toolchain
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType, timestamp
+from orchestrator.core.gpu import held_gpus
 from orchestrator.core.promise import Promises, kept_promises
 from orchestrator.core.status import ALIVE, Phase
 from orchestrator.errors import OrchestrateError
-from orchestrator.runtime import lock, ports
+from orchestrator.runtime import descriptors, lock, ports
 from orchestrator.runtime.files import is_full
 from orchestrator.runtime.identity import state_id
 from orchestrator.runtime.logs import Logs
+from orchestrator.runtime.memory_budget import MemoryBudget
+from orchestrator.runtime.stall import StallWatch
 from orchestrator.runtime.state import AppliedSource, Store, StoreError
 from orchestrator.runtime.watch import RECHECK, Watch
 from orchestrator.settings import Settings, inherited
@@ -72,15 +75,25 @@ class Options:
 
     first: Sequence[AppliedSource] | None = None
     add: bool = False
+    force: bool = False
     stops_instances: bool = False
     """In the foreground: a signal ends the instances too."""
+    has_terminal: bool = False
+    """SIGHUP says that it was closed; else that the applied files are to be read again."""
     on_applied: Callable[[Accepted | Rejected], None] | None = None
     on_listening: Callable[[], None] | None = None
     on_event: Callable[[Event], None] | None = None
 
 
-async def run(settings: Settings, options: Options) -> None:
+def run(settings: Settings, options: Options) -> None:
     """Until told to end. Raises `AlreadyRunningError`, or what the first apply could not do."""
+    descriptors.raise_limit()
+    stall = StallWatch()
+    with asyncio.Runner(loop_factory=stall.new_loop) as runner:
+        runner.run(_run(settings, options, stall))
+
+
+async def _run(settings: Settings, options: Options, stall: StallWatch) -> None:
     settings.prepare()
     held = lock.acquire(settings.lock_path)
     if held is None:
@@ -88,7 +101,9 @@ async def run(settings: Settings, options: Options) -> None:
     try:
         store = Store.open(settings.store_path)
         try:
-            await Daemon(settings, options, store).live()
+            daemon = Daemon(settings, options, store)
+            with stall.watching(daemon.tell_of_a_stall):
+                await daemon.live()
         finally:
             store.close()
     finally:
@@ -103,12 +118,17 @@ class Daemon:
         self._options = options
         self._store = store
         self._ending = asyncio.Event()
+        self._hung_up = asyncio.Event()
         self._stop_instances = options.stops_instances
         self._owner = state_id(settings.state_dir)
         self._logs = Logs(settings.logs_dir)
         self._bus = Bus(last_id=store.last_event_id())
         recorded = store.observed()
-        self._reconciler = Reconciler(bus=self._bus, store=store, observed=recorded)
+        self._toolchain = Toolchain(settings.cache_dir)
+        self._budget = MemoryBudget(settings.memory, self._toolchain.gpu_totals)
+        self._reconciler = Reconciler(
+            bus=self._bus, store=store, observed=recorded, budget=self._budget.now
+        )
         self._executor = Executor(
             bus=self._bus,
             logs=self._logs,
@@ -120,7 +140,6 @@ class Daemon:
         )
         self._reconciler.attach(self._executor)
         self._gauges = Gauges(self._bus, self._reconciler)
-        self._toolchain = Toolchain(settings.cache_dir)
         self._applied = AppliedSet(
             bus=self._bus, store=store, reconciler=self._reconciler, machine=self._machine
         )
@@ -149,6 +168,8 @@ class Daemon:
             taken_ports=frozenset(listening - ours),
             ephemeral=ports.ephemeral_range(),
             promises=Promises(kept=kept_promises(self._reconciler.observed)),
+            held_gpus=held_gpus(self._reconciler.observed),
+            budget=self._budget.now({}),
         )
 
     async def live(self) -> None:
@@ -170,7 +191,7 @@ class Daemon:
         ]
         try:
             # From here on: a signal during the first apply ends it as one later would.
-            with _signals(self._on_signal):
+            with _signals(self._on_signal, self._on_hangup):
                 if await self._first_apply():
                     tasks.append(asyncio.create_task(self._serve(), name="serve"))
                     await self._until_ended(tasks)
@@ -186,6 +207,12 @@ class Daemon:
                 self._store.save(self._reconciler.observed, [event])
             # What the last passes saw: whoever told it until now was cancelled with the rest.
             self._report([*self._told.pending(), event])
+
+    def tell_of_a_stall(self, took: float, stack: list[str]) -> None:
+        """The loop has not turned for so many seconds: a bug, or a disk that hangs."""
+        message = f"nothing was looked at for {took:.1f} s: {stack[-1]}"
+        data = {"seconds": round(took, 3), "stack": stack}
+        self._bus.post(Event(EventType.STALLED, message=message, data=data))
 
     def _announce(self) -> None:
         self._bus.post(
@@ -203,7 +230,9 @@ class Daemon:
         # What was applied before is about to be replaced: it is not started again in between.
         # But the ports of what was adopted count: fold that first.
         await asyncio.sleep(0)
-        outcome = await self._applied.apply(self._options.first, add=self._options.add)
+        outcome = await self._applied.apply(
+            self._options.first, add=self._options.add, force=self._options.force
+        )
         if self._options.on_applied is not None:
             self._options.on_applied(outcome)
         if isinstance(outcome, Accepted):
@@ -251,6 +280,7 @@ class Daemon:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._watch_files(), name="watch files")
+                    group.create_task(self._read_again(), name="read again")
                     group.create_task(self._keep_house(), name="keep house")
                     group.create_task(self._gauges.run(), name="gauges")
                     for look, name in second_look.looks(self._bus, self._reconciler, self._applied):
@@ -292,6 +322,20 @@ class Daemon:
             for name in self._reconciler.observed:
                 self._bus.post(Event(EventType.HELD, name, reason="kill", data={"hurry": True}))
         self._ending.set()
+
+    def _on_hangup(self) -> None:
+        """A terminal that closes ends what runs in it; without one, it asks to look again."""
+        if self._options.has_terminal:
+            self._on_signal()
+        else:
+            self._hung_up.set()
+
+    async def _read_again(self) -> None:
+        """The applied files, whenever SIGHUP asks for it."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._applied.refresh(anew=True)
 
     async def _instances_gone(self) -> bool:
         """Every instance stops, and is forgotten but for a hold: that outlives this daemon.
@@ -370,16 +414,16 @@ def _log_event(event: Event) -> None:
 
 
 @contextlib.contextmanager
-def _signals(act: Callable[[], None]) -> Generator[None]:
-    """SIGTERM, SIGINT and SIGHUP only tell the loop; it acts."""
+def _signals(end: Callable[[], None], hangup: Callable[[], None]) -> Generator[None]:
+    """Signals only tell the loop; it acts."""
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    for number in numbers:
+    acts = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: hangup}
+    for number, act in acts.items():
         loop.add_signal_handler(number, act)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in acts:
             loop.remove_signal_handler(number)
 
 

@@ -120,13 +120,17 @@ PHASES = {
     "`retry_in_s` says",
     "stopping": "told to end",
     "stopped": "ended, and meant to be: held by hand, or it had no reason to go on",
-    "failed": "given up until its declaration changes, or `start`, `restart` or `apply`",
+    "failed": "given up until its declaration changes, or what it failed for is mended (see [When "
+    "something fails](troubleshooting.md)), or `start`, `restart` or `apply`",
 }
 
 REASONS = {
-    "binary-incompatible": "the program is not for this machine",
+    "address-unavailable": "the address to listen on is none of this machine",
+    "bad-flag": "the engine does not take a flag, or its value",
+    "binary-incompatible": "the program cannot run here: made for another machine, or a library or "
+    "an interpreter of it is missing",
     "binary-missing": "the program has gone since the profile was checked; or no server is there "
-    "to attach to, and no Ollama that could be started",
+    "to attach to, and no Ollama that could be started: then it waits until one comes",
     "blocked": "it waits for what it `needs`, for a model that an Ollama instance is to bring, or "
     "for an instance of ours that still has its port",
     "crashed": "it ended by itself",
@@ -135,11 +139,16 @@ REASONS = {
     "gone": "the server that it was attached to does not answer any more",
     "held": "stopped by hand; `start`, `restart` or `apply` release it",
     "hung": "it failed its liveness probes, and is ended",
+    "too-many-files": "the daemon may open no more files: it looks again every second or two",
     "log-unwritable": "its log cannot be written",
+    "model-missing": "its model file is not there",
+    "model-unreadable": "its model file is damaged, incomplete, no GGUF, or may not be read",
     "nothing-to-attach": "`attach: only`, and no server is there; it waits until one comes",
-    "permission": "the program may not be run",
+    "out-of-memory": "the machine, its control group or a GPU has not enough memory",
+    "permission": "the program may not be run, or may not use what it needs",
     "port-taken": "a process that is not ours listens on its port: `message` names it",
     "removed": "no applied profile declares it any more",
+    "unsupported-model": "the engine cannot run models of that kind",
     "timeout": "it made no progress while it loaded, or was not ready by its deadline",
     "unhealthy": "its last liveness probe failed; or whoever listens where it was attached is no "
     "Ollama now",
@@ -148,15 +157,21 @@ REASONS = {
 EVENT_REASONS = {
     "apply": "an `apply` asked for it",
     "asked": "somebody asked for it",
+    "back": "the server that it was attached to answers again",
     "changed": "its declaration has changed",
+    "down": "a probe by inference found nothing generated in time, or an error",
     "edited": "an applied file was saved",
+    "healthy": "a probe by inference found a token generated in time",
     "invalid": "an applied file cannot be used; its last good state is kept",
     "kill": "`orchestrate kill` asked for it",
     "killed": "without further grace",
     "replaced": "its declaration has changed: a new process takes its place",
     "restart": "once more, by hand or by its restart policy",
     "set-aside": "the store could not be read; another was begun",
+    "slow": "a probe by inference found a token generated late, or a server that is busy",
+    "steady": "a probe by inference found what the one before it did",
     "unkillable": "the kernel does not let go of it",
+    "version": "the server that it is attached to is of another version than before",
 }
 
 EVENTS = {
@@ -180,8 +195,11 @@ EVENTS = {
     "detached": "it is not used any more: let go of, or gone",
     "model": "a model of an Ollama instance is seen otherwise; `data.model` is its row",
     "model-progress": "a model is seen otherwise, or its bytes move (streamed as JSON, not kept)",
+    "look": "its models are looked at now, as an `apply` asks for (streamed as JSON, not kept)",
+    "looked": "its models were looked at (streamed as JSON, not kept)",
     "health": "what a probe by inference found: `data.class` and `data.latency_s`; with the reason "
     "`steady`, and not kept, when the class is as before",
+    "mended": "what it failed for, or waited for, is otherwise now: it is tried again at once",
     "forgotten": "it is no longer declared, and gone",
     "applied": "profiles were applied, or an applied file was saved",
     "profile-error": "an applied file cannot be used",
@@ -215,6 +233,8 @@ STATUS = {
     "missing": "for each instance that is not ready as declared, why",
     "warnings": "what people should know, such as a full disk",
     "instances": "one for each, declared ones first",
+    "applied": "which of this daemon's applied sets all this is about: `apply` tells the number of "
+    "its own. An edit stays within one; 0 without a daemon",
 }
 
 INSTANCE = {

@@ -6,7 +6,6 @@ a line each: the outcome of the apply, then `{"listening": true}`. Its output is
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -47,11 +46,12 @@ def main() -> None:
     options = Options(
         first=None if first is None else [AppliedSource(**source) for source in first],
         add=bool(task.get("add")),
+        force=bool(task.get("force")),
         on_applied=lambda outcome: answer(outcome.as_json()),
         on_listening=listening,
     )
     try:
-        asyncio.run(run(Settings.from_env(os.environ), options))
+        run(Settings.from_env(os.environ), options)
     except AlreadyRunningError as error:
         answer({"already_running": True, "message": error.message})
         sys.exit(error.exit_code)

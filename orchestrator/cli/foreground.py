@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -20,9 +19,9 @@ from orchestrator.daemon import Options, run
 from orchestrator.settings import Settings
 
 
-def serve(files: Sequence[str], *, leave_running: bool, as_json: bool) -> None:
-    """Until a signal ends it. SIGTERM, SIGINT and SIGHUP stop the instances too, unless
-    `leave_running`; a second one kills them."""
+def serve(files: Sequence[str], *, leave_running: bool, force: bool, as_json: bool) -> None:
+    """Until a signal ends it. SIGTERM, SIGINT and a closing terminal stop the instances too, unless
+    `leave_running`; a second one kills them. Without a terminal, SIGHUP reads the files again."""
     settings = Settings.from_env(os.environ)
 
     def show_applied(outcome: Accepted | Rejected) -> None:
@@ -43,8 +42,31 @@ def serve(files: Sequence[str], *, leave_running: bool, as_json: bool) -> None:
 
     options = Options(
         first=applied_sources(files, settings, os.environ),
+        force=force,
         stops_instances=not leave_running,
+        has_terminal=_has_terminal(),
         on_applied=show_applied,
         on_event=show_event,
     )
-    asyncio.run(run(settings, options))
+    try:
+        run(settings, options)
+    finally:
+        _let_go_of_the_terminal()
+
+
+def _let_go_of_the_terminal() -> None:
+    """One that was closed takes no last words: that is no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _has_terminal() -> bool:
+    """Whether there is one whose end would come as SIGHUP."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -16,13 +16,15 @@ from typing import Any
 from orchestrator.control import attachment, monitor
 from orchestrator.control.attachment import Attached
 from orchestrator.control.bus import Bus
+from orchestrator.control.evidence import levels
 from orchestrator.control.provisioner import Provisioner, Served
 from orchestrator.control.workshop import Workshop
+from orchestrator.core.cause import Cause
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus, Phase
 from orchestrator.errors import StartError
-from orchestrator.runtime import ports, process
+from orchestrator.runtime import descriptors, ports, process
 from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.process import Process
@@ -30,7 +32,7 @@ from orchestrator.runtime.process import Process
 PORT_WAIT = 0.3
 """Seconds that a port may still look taken after its holder has gone."""
 
-WAITS = frozenset({"port-taken", "log-unwritable", "nothing-to-attach"})
+WAITS = frozenset({"port-taken", "log-unwritable", "nothing-to-attach", "too-many-files"})
 """Reasons that pass by themselves, and are no fault of the instance: looked at again and again."""
 
 SpecOf = Callable[[str], InstanceSpec]
@@ -98,6 +100,26 @@ class Executor:
         was_ready = status.phase is Phase.READY
         self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
 
+    def attach_again(self, status: InstanceStatus) -> None:
+        """Go on with the server that an earlier daemon had attached to, if that one is still there.
+
+        Ends in `attached`; else in `detached`, and what is there now is for a start to see.
+        """
+        assert status.attached is not None, "only what was attached to can be again"
+        name = status.name
+        attached = Attached(
+            name, status.start_id, lambda: self._spec_of(name), self._bus, status.attached
+        )
+        self._attached[name] = (attached, self._launch(self._resume(attached), f"attached {name}"))
+
+    async def _resume(self, attached: Attached) -> None:
+        if await attachment.is_there_again(attached):
+            await self._watch_attached(attached)
+            return
+        del self._attached[attached.name]
+        message = "looked for again: what was attached to is not there any more"
+        self._post_detached(attached.name, attached.start_id, message)
+
     @property
     def idle(self) -> bool:
         """True while it watches no process."""
@@ -141,29 +163,19 @@ class Executor:
                 return
             await self._port_is_free(spec)
             attachment.must_be_ours(spec)
+            self._can_be_watched()
             with self._log_of(spec.name) as log:
                 # Of starts that come together, all get this far before the first is spawned: from
                 # then on each step here has to wait its turn among engines that load.
                 await asyncio.sleep(0)
+                self._can_be_watched()
                 began = boot_clock()
                 mark = (OWNER_VARIABLE, f"{self._owner}/{spec.name}/{start_id}")
                 running = process.spawn(
                     spec.command, inherited=self._inherited, owner=mark, log=log
                 )
         except StartError as error:
-            self._bus.post(
-                Event(
-                    EventType.START_FAILED,
-                    spec.name,
-                    reason=error.reason,
-                    message=f"{error.message} ({error.hint})" if error.hint else error.message,
-                    data={
-                        "start_id": start_id,
-                        "permanent": error.permanent,
-                        "waits": error.reason in WAITS,
-                    },
-                )
-            )
+            await self._post_start_failed(spec, start_id, error)
             return
         # No await since the spawn: a stop that comes now finds either no process or this one.
         self._watch(spec, start_id, running, began)
@@ -175,6 +187,22 @@ class Executor:
             "boot_id": ref.boot_id,
         }
         self._bus.post(Event(EventType.SPAWNED, spec.name, data=data, message=f"pid {ref.pid}"))
+
+    async def _post_start_failed(
+        self, spec: InstanceSpec, start_id: str, error: StartError
+    ) -> None:
+        cause = Cause(error.reason, error.message, error.hint, error.permanent)
+        # Where there is no program, only somebody's server can come of a start: that is waited for.
+        waits = error.reason in WAITS or not spec.command.argv
+        data = {
+            "start_id": start_id,
+            "permanent": error.permanent,
+            "waits": waits,
+            "hint": error.hint,
+            "hangs_on": {} if waits else await asyncio.to_thread(levels, spec, cause),
+        }
+        name = spec.name
+        self._bus.post(Event(EventType.START_FAILED, name, cause.reason, cause.told, data))
 
     async def _attaches(self, spec: InstanceSpec, start_id: str) -> bool:
         """True when a server that somebody else runs is used instead of one of our own."""
@@ -235,6 +263,16 @@ class Executor:
                     hint="stop it, or give this instance another port, or `port: auto`",
                 )
             await asyncio.sleep(0.005)
+
+    def _can_be_watched(self) -> None:
+        """Raises `StartError` while there are too few descriptors for one process more."""
+        if descriptors.are_scarce(len(self._processes)):
+            raise StartError(
+                f"too many files are open: the limit of the daemon is {descriptors.limit()}",
+                reason="too-many-files",
+                permanent=False,
+                hint="raise it (ulimit -n, LimitNOFILE), then `orchestrate daemon restart`",
+            )
 
     @contextlib.contextmanager
     def _log_of(self, name: str) -> Generator[int]:

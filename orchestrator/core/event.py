@@ -50,6 +50,7 @@ class EventType(StrEnum):
     SWEPT = "swept"
     STORE_ERROR = "store-error"
     STORE_OK = "store-ok"
+    STALLED = "stalled"
     BUG = "bug"
 
 

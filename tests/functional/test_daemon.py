@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import shutil
 import signal
 import stat
 import subprocess
@@ -23,7 +25,7 @@ from tests.look import (
     until_phase,
     until_row,
 )
-from tests.world import World, alive, kill
+from tests.world import PATIENCE, World, alive, kill
 
 
 def _ended(begun: subprocess.Popen[str], timeout: float = 30) -> tuple[int, str, str]:
@@ -265,7 +267,7 @@ def _serving(world: World, *words: object) -> tuple[subprocess.Popen[str], dict[
     return begun, pids(world)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_in_the_foreground_a_signal_ends_all(world: World, number: signal.Signals) -> None:
     profile = world.profile({"a": None, "b": fake("fork")})
     begun, running = _serving(world, "apply", "--foreground", profile)
@@ -283,6 +285,46 @@ def test_in_the_foreground_a_signal_ends_all(world: World, number: signal.Signal
     assert "Traceback" not in err
     assert not any(alive(pid) for pid in running.values() if pid)
     assert owned(world) == {}
+
+
+def test_in_the_foreground_a_terminal_that_closes_ends_all(world: World) -> None:
+    ours, theirs = pty.openpty()
+    shell = ["setsid", "--ctty", *world.command("serve", world.profile({"a": None}))]
+    begun = subprocess.Popen(
+        shell, cwd=world.folder, env=world.env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    world.until(lambda: daemon_pid(world) == begun.pid, "it holds the state folder")
+    until_phase(world, "a", "ready")
+    os.close(ours)
+    assert begun.wait(PATIENCE) == 0
+    assert owned(world) == {}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_without_a_terminal_a_hangup_reads_the_files_again(world: World, background: bool) -> None:
+    """What init systems and containers send to have a configuration read again."""
+    port = world.port()
+    profile = world.profile({"a": {"port": port}})
+    begun = None
+    if background:
+        world.run("apply", profile)
+    else:
+        begun = _serving(world, "serve", profile)[0]
+    pid = pids(world)["a"]
+    late = world.folder / "late.gguf"
+    world.profile({"a": {"port": port}, "b": {"model": str(late)}})
+    world.until(lambda: not status(world)["profiles"][0]["ok"], "a model is missing")
+    # That a model has come is no edit: nothing would look.
+    shutil.copy(world.model, late)
+    daemon = daemon_pid(world)
+    assert daemon is not None
+    os.kill(daemon, signal.SIGHUP)
+    until_phase(world, "b", "ready")
+    assert (daemon_pid(world), pids(world)["a"]) == (daemon, pid)
+    if begun is not None:
+        begun.send_signal(signal.SIGTERM)
+        assert _ended(begun)[0] == 0
 
 
 def test_in_the_foreground_instances_may_be_left_running(world: World) -> None:
