@@ -68,6 +68,11 @@ bench: engines ## Our figures against the shell floor, in one run; a missed budg
 	-@$(BIN)/python benchmarks/validate.py
 	-@$(BIN)/python benchmarks/ollama.py
 	-@$(BIN)/python benchmarks/verify.py
+	-@$(BIN)/python benchmarks/soak.py
+
+.PHONY: chaos
+chaos: engines ## Random faults on real engines, the world checked after each; again with SEED=7 FAULTS=1000
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 .PHONY: clean
 clean: ## Remove what was made here (not the engines)

@@ -30,6 +30,8 @@ class Settings:
     state_dir: str
     cache_dir: str
     profiles_dir: str
+    memory: int | None = None
+    """Bytes that instances may take together; None is all that there is."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -37,6 +39,7 @@ class Settings:
             state_dir=_folder(env, "ORCHESTRATE_STATE_DIR", "state"),
             cache_dir=_folder(env, "ORCHESTRATE_CACHE_DIR", "cache"),
             profiles_dir=os.path.abspath(env.get("ORCHESTRATE_PROFILES") or "profiles"),
+            memory=_size(env, "ORCHESTRATE_MEMORY"),
         )
 
     @property
@@ -92,6 +95,17 @@ class Settings:
                 hint="name a folder of its own with ORCHESTRATE_STATE_DIR",
             )
         os.chmod(self.state_dir, 0o700)
+
+
+def _size(env: Mapping[str, str], variable: str) -> int | None:
+    if not (said := env.get(variable)):
+        return None
+    from orchestrator.core.units import parse_size
+
+    try:
+        return parse_size(said)
+    except ValueError as error:
+        raise InputError(f"{variable}: {error}") from error
 
 
 def _folder(env: Mapping[str, str], variable: str, kind: str) -> str:

@@ -36,6 +36,7 @@ class Kept:
 
     def __init__(self, server: Server, workshop: Workshop, *, managed: bool = True) -> None:
         self.port = server.port
+        self.workshop = workshop
         self.bus = Bus()
         command = Command((), {}, "/")
         holds = ModelSet(store=str(server.store))
@@ -76,6 +77,10 @@ class Kept:
             (row for row in self.observed["o"].models if row.name == name), ModelStatus(name)
         )
 
+    def rows(self) -> tuple[ModelStatus, ...]:
+        """What the status says of all models."""
+        return self.observed["o"].models
+
     def told(self, name: str) -> list[str]:
         """The timeline of a model, by reasons."""
         return [
@@ -83,6 +88,14 @@ class Kept:
             for event in self.events
             if event.type is EventType.MODEL and event.data["model"]["name"] == name
         ]
+
+    def words(self, name: str, reason: str) -> str:
+        """What the timeline says of a model, for that reason at last."""
+        return [
+            event.message
+            for event in self.events
+            if event.reason == reason and event.data["model"]["name"] == name
+        ][-1]
 
     async def until(self, what: Callable[[], Any]) -> None:
         """Fold what comes until it is so."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -24,7 +24,10 @@ from orchestrator import errors  # noqa: E402 - the script may be run from anywh
 from orchestrator.api import app  # noqa: E402
 from orchestrator.cli.main import main as orchestrate  # noqa: E402
 from orchestrator.control import model_making  # noqa: E402
+from orchestrator.core.alerts import AlertKind  # noqa: E402
 from orchestrator.core.event import EventType  # noqa: E402
+from orchestrator.core.field_class import PROFILE_FIELDS  # noqa: E402
+from orchestrator.core.liveness import Verdict  # noqa: E402
 from orchestrator.core.plan import Verb  # noqa: E402
 from orchestrator.core.provision import Do  # noqa: E402
 from orchestrator.core.residency import Absence  # noqa: E402
@@ -81,11 +84,24 @@ def _profile() -> Iterator[str]:
                 code(f"{prefix}{name}"),
                 _type(field, schema),
                 _described(name, field, block, schema["definitions"]),
+                _class_of(title, f"{prefix}{name}"),
             )
             for name, field in block["properties"].items()
         ]
         yield f"### {title}\n"
-        yield table(("key", "value", ""), rows)
+        head = ("key", "value", "", "a change of it")
+        if any(row[-1] for row in rows):
+            yield table(head, rows)
+        else:
+            yield table(head[:-1], [row[:-1] for row in rows])
+
+
+def _class_of(title: str, key: str) -> str:
+    """What a change of a key of an instance takes; empty for what is no key of one."""
+    if "instance" not in title:
+        return ""
+    block = key.partition(".")[0].removesuffix("[]")
+    return str(PROFILE_FIELDS.get(key) or PROFILE_FIELDS[block])
 
 
 def _blocks(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -99,9 +115,16 @@ def _blocks(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, 
     yield "An instance of llama-server", "", first
     yield "An instance of Ollama", "", second
     yield "Each of `models:` of an Ollama instance", "models[].", known["ModelConfig"]
-    for name in ("readiness", "liveness", "restart", "stop", "verify"):
+    for name in ("readiness", "liveness", "restart", "stop", "update", "resources", "verify"):
         title = f"`{name}:` of an instance, or of its engine's defaults"
         yield title, f"{name}.", known[f"{name.capitalize()}Config"]
+    parts = {"memory": "MemoryLimits", "cpu": "CpuLimits", "restarts": "RestartLimits"}
+    limits = {
+        f"{part}.{key}": field
+        for part, block in parts.items()
+        for key, field in known[block]["properties"].items()
+    }
+    yield "`limits:` of an instance, or of its engine's defaults", "limits.", {"properties": limits}
 
 
 def _split(*blocks: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -134,6 +157,8 @@ def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return "mapping, see below"
     if _is_duration(field):
         return "duration"
+    if any("iB" in str(one.get("pattern", "")) for one in field.get("anyOf", ())):
+        return "size"
     if "anyOf" in field:
         kinds = [_type(one, schema) for one in field["anyOf"] if not _is_reference(one)]
         return " or ".join(dict.fromkeys(kinds))
@@ -195,19 +220,61 @@ def _posted() -> set[str]:
 def reasons_incode() -> set[str]:
     """Every word that the code gives as a reason, by its syntax."""
     found: set[str] = {*model_making._DONE.values(), *Absence}  # pyright: ignore[reportPrivateUsage]
-    for path in _sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+    # What a probe found, or passed a limit, is the reason of the event that tells it.
+    found.update(get_args(get_type_hints(Verdict)["kind"]), get_args(AlertKind))
+    trees = [ast.parse(path.read_text()) for path in _sources()]
+    constants = {name: word for tree in trees for name, word in _constants(tree)}
+    for tree in trees:
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call):
-                found.update(_reasons(node))
+                found.update(_reasons(node, constants))
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # Not in a class: there it is the word of an error of the control API.
+                given = [value for one in ast.walk(node) for value in _assigned(one)]
+                found.update(_words_of(given, constants))
     return found - {""}
 
 
-def _reasons(call: ast.Call) -> Iterator[str]:
+def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Words that a module has a name for."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            for target in node.targets:
+                if isinstance(target, ast.Name) and isinstance(node.value.value, str):
+                    yield target.id, node.value.value
+
+
+def _assigned(node: ast.AST) -> Iterator[ast.expr]:
+    """What is given to a variable `reason`, alone or as one of several."""
+    if not isinstance(node, ast.Assign):
+        return
+    for target in node.targets:
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        for name, value in pairs:
+            if isinstance(name, ast.Name) and name.id == "reason":
+                yield value
+
+
+def _words_of(values: Iterable[ast.expr], constants: Mapping[str, str]) -> Iterator[str]:
+    for value in values:
+        branches = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+        for one in branches:
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                yield one.value
+            elif isinstance(one, ast.Name) and one.id in constants:
+                yield constants[one.id]
+
+
+def _reasons(call: ast.Call, constants: Mapping[str, str]) -> Iterator[str]:
     function = call.func
     name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
     values = [word.value for word in call.keywords if word.arg == "reason"]
     if name == "Waiting":
         values += call.args[:1]
+    if name == "Event":
+        values += call.args[2:3]
     if name == "Action":
         values += call.args[4:5]
     if name == "Refusal":
@@ -216,14 +283,10 @@ def _reasons(call: ast.Call) -> Iterator[str]:
         values += call.args[1:2]
     if name == "_post":
         values += call.args[2:3]
-    for value in values:
-        branches = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
-        for one in branches:
-            if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                yield one.value
-            elif name == "Refusal" and isinstance(one, ast.JoinedStr):
-                # `{what is done}-failed`
-                yield from (f"{do}-failed" for do in Do)
+    yield from _words_of(values, constants)
+    if name == "Refusal" and any(isinstance(value, ast.JoinedStr) for value in values):
+        # `{what is done}-failed`
+        yield from (f"{do}-failed" for do in Do)
 
 
 def _sources() -> list[Path]:

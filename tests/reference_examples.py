@@ -101,13 +101,14 @@ def status_example() -> dict[str, Any]:
     usage = {"coder": Usage(23_000_000, 1.5)}
     arguments: dict[str, Any] = {"now": 13.5, "usage": usage, "stale": {}}
     rows = instance_rows({"coder": spec}, {"coder": status}, Plan(), **arguments)
-    return status_document(
+    document = status_document(
         version="0.1.0",
         daemon={"pid": 4242, "since": "2026-01-01T00:00:00.000Z"},
         profiles=[ProfileReport("coding", _FILE, "sha256:5f70bf18a0", ok=True)],
         rows=rows,
         state=Convergence(True, True),
     )
+    return {**document, "applied": 1}
 
 
 def models_example() -> list[dict[str, Any]]:

@@ -183,7 +183,9 @@ class _Routes:
 
     async def apply(self, request: Request) -> Response:
         body = await _body(request)
-        outcome = await self._c.applied.apply(_sources(body), add=bool(body.get("add")))
+        outcome = await self._c.applied.apply(
+            _sources(body), add=bool(body.get("add")), force=bool(body.get("force"))
+        )
         if isinstance(outcome, Rejected):
             return _rejected(outcome.problems)
         return _Document(outcome.as_json())
@@ -191,7 +193,7 @@ class _Routes:
     async def plan(self, request: Request) -> Response:
         body = await _body(request)
         actions, resolution = await self._c.applied.preview(
-            _sources(body), add=bool(body.get("add"))
+            _sources(body), add=bool(body.get("add")), force=bool(body.get("force"))
         )
         if resolution.problems:
             return _rejected(resolution.problems)

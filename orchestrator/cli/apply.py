@@ -27,6 +27,7 @@ TROUBLE = frozenset({"failed", "backoff", "unready"})
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|NAME...")
 @click.option("--add", is_flag=True, help="Add to what is applied, instead of replacing it.")
+@click.option("--force", is_flag=True, help="Also what does not fit into memory.")
 @click.option("--no-wait", is_flag=True, help="Return once the apply is taken up.")
 @click.option("--timeout", type=DURATION, help="Stop waiting after this time (as in 5m).")
 @click.option("--dry-run", is_flag=True, help="Only show the plan (the same as `plan`).")
@@ -48,11 +49,13 @@ def apply_command(files: tuple[str, ...], **options: Any) -> None:
     if options["foreground"]:
         from orchestrator.cli.foreground import serve
 
-        serve(files, leave_running=options["leave_running"], as_json=options["as_json"])
+        leave, force = options["leave_running"], options["force"]
+        serve(files, leave_running=leave, force=force, as_json=options["as_json"])
     elif options["dry_run"]:
         from orchestrator.cli.check import show_plan
 
-        show_plan(files, add=options["add"], as_json=options["as_json"])
+        add, force = options["add"], options["force"]
+        show_plan(files, add=add, force=force, as_json=options["as_json"])
     else:
         _apply(files, options)
 
@@ -60,12 +63,13 @@ def apply_command(files: tuple[str, ...], **options: Any) -> None:
 @click.command("serve", epilog="Example: orchestrate serve --leave-running profiles/coding.yaml")
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|NAME...")
 @click.option("--leave-running", is_flag=True, help="The end leaves the instances running.")
+@click.option("--force", is_flag=True, help="Also what does not fit into memory.")
 @json_option
-def serve_command(files: tuple[str, ...], leave_running: bool, as_json: bool) -> None:
+def serve_command(files: tuple[str, ...], leave_running: bool, force: bool, as_json: bool) -> None:
     """Apply, and run the loop here: for systemd and containers (`apply --foreground`)."""
     from orchestrator.cli.foreground import serve
 
-    serve(files, leave_running=leave_running, as_json=as_json)
+    serve(files, leave_running=leave_running, force=force, as_json=as_json)
 
 
 @click.command("remove", epilog="Example: orchestrate remove coding")
@@ -94,7 +98,8 @@ def _is_path(word: str) -> bool:
 def _apply(files: tuple[str, ...], options: Mapping[str, Any]) -> None:
     settings = Settings.from_env(os.environ)
     as_json, began = options["as_json"], time.monotonic()
-    task = {"sources": sources_json(files, settings, os.environ), "add": options["add"]}
+    sources = sources_json(files, settings, os.environ)
+    task = {"sources": sources, "add": options["add"], "force": options["force"]}
     try:
         outcome = _hand_over(settings, task)
     except RejectedError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 @click.command("plan", epilog="Example: orchestrate plan profiles/coding.yaml")
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|NAME...")
 @click.option("--add", is_flag=True, help="As `apply --add` would.")
+@click.option("--force", is_flag=True, help="As `apply --force` would.")
 @json_option
-def plan_command(files: tuple[str, ...], add: bool, as_json: bool) -> None:
+def plan_command(files: tuple[str, ...], add: bool, force: bool, as_json: bool) -> None:
     """Show what `apply` would do and why, field by field. Changes nothing."""
-    show_plan(files, add=add, as_json=as_json)
+    show_plan(files, add=add, force=force, as_json=as_json)
 
 
 @click.command("validate", epilog="Example: orchestrate validate profiles/*.yaml")
@@ -34,7 +36,8 @@ def plan_command(files: tuple[str, ...], add: bool, as_json: bool) -> None:
 def validate_command(files: tuple[str, ...], as_json: bool) -> None:
     """Report all errors of all files. Touches no process, port or daemon."""
     settings = Settings.from_env(os.environ)
-    resolution = resolve_here(files, settings)
+    # What is too much for this machine may be meant for another: that is a warning here.
+    resolution = resolve_here(files, settings, force=True)
     errors = [problem.as_json() for problem in resolution.problems]
     warnings = [problem.as_json() for problem in resolution.warnings]
     if as_json:
@@ -52,16 +55,17 @@ def validate_command(files: tuple[str, ...], as_json: bool) -> None:
         raise click.exceptions.Exit(InputError.exit_code)
 
 
-def show_plan(files: Sequence[str], *, add: bool, as_json: bool) -> None:
+def show_plan(files: Sequence[str], *, add: bool, force: bool, as_json: bool) -> None:
     """Ask the daemon, which knows what runs; else work it out from the store."""
     settings = Settings.from_env(os.environ)
     client = Client(settings)
     try:
         if client.answers():
-            body = {"sources": sources_json(files, settings, os.environ), "add": add}
+            sources = sources_json(files, settings, os.environ)
+            body = {"sources": sources, "add": add, "force": force}
             answer = client.post("/v1/plan", body)
         else:
-            answer = _plan_here(files, settings)
+            answer = _plan_here(files, settings, force=force)
     except RejectedError as error:
         from orchestrator.cli.apply import reject
 
@@ -76,12 +80,14 @@ def show_plan(files: Sequence[str], *, add: bool, as_json: bool) -> None:
         click.echo(line)
 
 
-def _plan_here(files: Sequence[str], settings: Settings) -> dict[str, list[dict[str, object]]]:
+def _plan_here(
+    files: Sequence[str], settings: Settings, *, force: bool
+) -> dict[str, list[dict[str, object]]]:
     from orchestrator.cli.offline import observed_without_daemon
     from orchestrator.core.plan import preview
     from orchestrator.runtime.identity import boot_clock
 
-    resolution = resolve_here(files, settings)
+    resolution = resolve_here(files, settings, force=force)
     if resolution.problems:
         errors = [problem.as_json() for problem in resolution.problems]
         raise RejectedError(resolution.problems[0].message, "", errors)
@@ -92,22 +98,25 @@ def _plan_here(files: Sequence[str], settings: Settings) -> dict[str, list[dict[
     }
 
 
-def resolve_here(files: Sequence[str], settings: Settings) -> Resolution:
-    """What files mean, without a daemon."""
-    from orchestrator.control.resolution import folders_without, read_files, resolve_readings
+def resolve_here(files: Sequence[str], settings: Settings, *, force: bool) -> Resolution:
+    """What files mean, without a daemon. `force`: what is too much for this machine is a warning."""
+    from orchestrator.control.reading import folders_without, read_files
+    from orchestrator.control.resolution import resolve_readings
 
     sources = applied_sources(files, settings, os.environ)
     readings = read_files(sources)
     readings += folders_without(sources, readings)
-    return resolve_readings(readings, machine_here(settings))
+    return resolve_readings(readings, replace(machine_here(settings), forced=force))
 
 
 def machine_here(settings: Settings) -> Machine:
     """This machine, as far as resolving without a daemon has to know it."""
-    from orchestrator.cli.offline import ports_without_daemon
+    from orchestrator.cli.offline import observed_without_daemon, ports_without_daemon
     from orchestrator.control.resolution import Machine
     from orchestrator.control.toolchain import Toolchain
+    from orchestrator.core.gpu import held_gpus
     from orchestrator.runtime import ports
+    from orchestrator.runtime.memory_budget import MemoryBudget
 
     held = ports_without_daemon(settings)
     listening = {one.port for one in ports.listeners()}
@@ -118,4 +127,6 @@ def machine_here(settings: Settings) -> Machine:
         held_ports=held,
         taken_ports=frozenset(listening.difference(held.values())),
         ephemeral=ports.ephemeral_range(),
+        held_gpus=held_gpus(observed_without_daemon(settings)),
+        budget=MemoryBudget(settings.memory).now({}),
     )

@@ -147,12 +147,12 @@ def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
 
 def inotify(_settings: Settings) -> Iterator[Finding]:
     """Whether applied files can be watched."""
-    from asyncinotify import Inotify
+    from orchestrator.runtime.inotify import open_inotify
 
     limits = {name: next(iter(_number(f"/proc/sys/fs/inotify/{name}")), None) for name in WATCHES}
     shown = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
     try:
-        Inotify().close()
+        os.close(open_inotify())
     except OSError as error:
         message = f"files cannot be watched: {error.strerror} ({shown})"
         hint = "end programs that watch files, or raise fs.inotify.max_user_instances with sysctl"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.cli.models import loaded_bytes
 from orchestrator.core.catalog import Catalog, Found, Model, find
 from orchestrator.core.fields import is_name
-from orchestrator.core.memory import DEFAULT_CONTEXT, estimate
+from orchestrator.core.memory import DEFAULT_CONTEXT, Load, estimate
 
 SCHEMA = "profile.schema.json"
 CONTEXTS = (32768, 16384, 8192, DEFAULT_CONTEXT)
@@ -173,7 +173,7 @@ def _rank(model: Model) -> tuple[int, int]:
 def _bytes(model: Model, context: int | None) -> int:
     own = model.metadata.context_length or DEFAULT_CONTEXT
     wanted = min(context or own, own)
-    return estimate(model.metadata, size_bytes=loaded_bytes(model), context=wanted).total
+    return estimate(model.metadata, size_bytes=loaded_bytes(model), load=Load(wanted)).total
 
 
 def _context(model: Model, memory: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
 
@@ -98,13 +99,16 @@ def _free_ports(count: int, *, after: int = FIRST_PORT - 1) -> list[int]:
 def _validate(text: str, file: str, settings: Settings) -> None:
     """As `validate` would. Raises `InputError` for what only this machine can mend."""
     from orchestrator.cli.check import machine_here
-    from orchestrator.control.resolution import Reading, resolve_readings
+    from orchestrator.control.reading import Reading
+    from orchestrator.control.resolution import resolve_readings
     from orchestrator.runtime.state import AppliedSource
     from orchestrator.settings import captured
 
     source = AppliedSource(file, False, captured(os.environ, ()), os.getcwd())
     reading = Reading(file, source, text.encode(errors="surrogateescape"))
-    problems = resolve_readings([reading], machine_here(settings)).problems
+    # Whether it fits is asked by what chose the models; what was named is to be tried.
+    machine = replace(machine_here(settings), forced=True)
+    problems = resolve_readings([reading], machine).problems
     if problems:
         first = problems[0]
         raise InputError(first.message, hint=first.hint or "orchestrate doctor")

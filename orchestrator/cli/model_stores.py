@@ -35,11 +35,8 @@ def applied_specs(settings: Settings) -> dict[str, InstanceSpec]:
 
 
 def stores_here(settings: Settings, env: Mapping[str, str]) -> list[str]:
-    """The stores that discovery looks into, then those of the applied instances."""
-    places = [place.path for place in places_here(settings, env)]
-    places += [spec.holds.store for spec in applied_specs(settings).values() if spec.holds]
-    real = {os.path.realpath(place): place for place in reversed(places) if place}
-    return [place for place in dict.fromkeys(places) if place in real.values() and is_store(place)]
+    """The stores that discovery looks into."""
+    return [place.path for place in places_here(settings, env) if is_store(place.path)]
 
 
 def store_of(model: Model) -> str:

@@ -101,12 +101,17 @@ def catalog_here(settings: Settings, env: Mapping[str, str]) -> Catalog:
 
 
 def places_here(settings: Settings, env: Mapping[str, str]) -> tuple[Location, ...]:
-    """The folders that are looked into, those that profiles name included."""
-    from orchestrator.cli.profiles import catalog_dirs
+    """The folders that are looked into: those that profiles name, and the stores of applied
+    instances, included."""
+    from orchestrator.cli.model_stores import applied_specs
+    from orchestrator.cli.profiles import named_folders
     from orchestrator.discovery.places import locations
 
     home = env.get("HOME") or os.path.expanduser("~")
-    return locations(env, home=home, cwd=os.getcwd(), dirs=catalog_dirs(settings, env))
+    named = named_folders(settings, env)
+    held = [spec.holds.store for spec in applied_specs(settings).values() if spec.holds]
+    stores = [*named.stores, *(store for store in held if store)]
+    return locations(env, home=home, cwd=os.getcwd(), dirs=named.dirs, stores=stores)
 
 
 def no_models_hint(settings: Settings, env: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from orchestrator.core.problem import listing
 from orchestrator.discovery.ollama_manifest import StoreError, canonical_name, manifest_path
 from orchestrator.discovery.ollama_store import is_store
 from orchestrator.errors import InputError, OrchestrateError
-from orchestrator.runtime.ollama_calls import CallError, OllamaServer
+from orchestrator.runtime.ollama_calls import CallError, OllamaCalls
 from orchestrator.settings import Settings
 
 GONE = 404
@@ -242,7 +242,7 @@ def _unlink(one: Removal) -> None:
             raise OrchestrateError(f"{path} cannot be removed: {error.strerror}") from error
 
 
-def delete(client: OllamaServer, name: str) -> None:
+def delete(client: OllamaCalls, name: str) -> None:
     """Through Ollama; a model that is gone already is as wanted."""
     try:
         client.delete(name)

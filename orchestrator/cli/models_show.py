@@ -21,7 +21,7 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.render import inert, print_json, size
 from orchestrator.cli.tables import counted, fields
 from orchestrator.core.catalog import Model
-from orchestrator.core.memory import CACHE_TYPE_BYTES, MemoryEstimate, estimate
+from orchestrator.core.memory import CACHE_TYPE_BYTES, Load, MemoryEstimate, estimate
 from orchestrator.settings import Settings
 
 CACHE_TYPES = click.Choice(list(CACHE_TYPE_BYTES))
@@ -57,10 +57,12 @@ def show_command(
     needed = estimate(
         model.metadata,
         size_bytes=loaded_bytes(model),
-        context=ctx_size,
-        parallel=parallel,
-        cache_type_k=cache_type_k,
-        cache_type_v=cache_type_v,
+        load=Load(
+            context=ctx_size,
+            parallel=parallel,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+        ),
     )
     memory = {**asdict(needed), "total": needed.total, "parallel": parallel}
     memory |= {"cache_type_k": cache_type_k, "cache_type_v": cache_type_v}
@@ -78,8 +80,10 @@ def _print_model(model: Model, needed: MemoryEstimate, how: str, loaded_by: Sequ
     click.echo(click.style(f"memory for {counted(needed.context, 'token')}, {how}", bold=True))
     parts = [
         ("weights", size(needed.weights)),
+        *([("repacked", size(needed.repacked))] if needed.repacked else []),
         ("KV cache", _known(needed.kv_cache)),
         ("compute", _known(needed.compute)),
+        ("program", size(needed.program)),
         ("total", f"about {size(needed.total)}"),
     ]
     for line in fields(parts):

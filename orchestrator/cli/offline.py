@@ -11,8 +11,8 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.report import ProfileReport, instance_rows, status_document
-from orchestrator.core.resolve import unite
 from orchestrator.core.status import ALIVE, InstanceStatus, Observed, Phase
+from orchestrator.core.union import unite
 from orchestrator.runtime.files import is_stale
 from orchestrator.runtime.identity import boot_clock, boot_id, read_stat
 from orchestrator.runtime.ports import conflicting, listeners

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.core.address import hosts_overlap
 from orchestrator.core.spec import Endpoint
-from orchestrator.runtime.ollama_calls import CallError, OllamaServer, host_url
+from orchestrator.runtime.ollama_calls import CallError, OllamaCalls, host_url
 from orchestrator.runtime.ports import Holder, conflicting, holder, listeners
 
 PATIENCE = 2.0
@@ -59,7 +59,7 @@ def address(env: Mapping[str, str]) -> tuple[str, int]:
 
 def server_at(host: str, port: int) -> Answering | None:
     """The Ollama that answers there, if one does."""
-    server = OllamaServer(Endpoint(host, port).url)
+    server = OllamaCalls(Endpoint(host, port).url)
     try:
         version, models = server.version(within=PATIENCE), server.models()
     except CallError:

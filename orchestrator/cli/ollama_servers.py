@@ -13,7 +13,7 @@ from orchestrator.cli.client import Client
 from orchestrator.cli.ollama_here import own_store
 from orchestrator.discovery.ollama_store import read_manifests
 from orchestrator.errors import InputError, OrchestrateError
-from orchestrator.runtime.ollama_calls import CallError, OllamaServer, host_url
+from orchestrator.runtime.ollama_calls import CallError, OllamaCalls, host_url
 from orchestrator.settings import Settings
 
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -23,7 +23,7 @@ LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 class Reached:
     """A server that answers. `instance` is empty for one that no profile declares."""
 
-    client: OllamaServer
+    client: OllamaCalls
     instance: str = ""
 
     def __str__(self) -> str:
@@ -38,8 +38,8 @@ def reachable(settings: Settings, env: Mapping[str, str]) -> list[Reached]:
 
     rows = fetch(settings)["instances"]
     ready = [row for row in rows if row["engine"] == "ollama" and row["phase"] == "ready"]
-    found = [Reached(OllamaServer(row["url"]), row["name"]) for row in ready]
-    usual = OllamaServer(host_url(env))
+    found = [Reached(OllamaCalls(row["url"]), row["name"]) for row in ready]
+    usual = OllamaCalls(host_url(env))
     if usual.url not in {row["url"] for row in ready}:
         found.append(Reached(usual))
     return [one for one in found if one.client.version() is not None]
@@ -63,7 +63,7 @@ def instance_server(settings: Settings, name: str) -> Reached:
             f"instance {name!r} is {row['phase']}, not ready",
             hint=f"orchestrate wait {name}",
         )
-    return Reached(OllamaServer(row["url"]), name)
+    return Reached(OllamaCalls(row["url"]), name)
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def any_server(
 @contextlib.contextmanager
 def server_of(
     store: str, found: Sequence[Reached], env: Mapping[str, str]
-) -> Generator[OllamaServer]:
+) -> Generator[OllamaCalls]:
     """The server among `found` that has the models in `store`, else our own. Raises
     `OrchestrateError` when that is not for us to change."""
     one = serving(store, found)
@@ -125,7 +125,7 @@ def serving(store: str, found: Sequence[Reached]) -> Reached | None:
 
 
 @contextlib.contextmanager
-def own_server(store: str, env: Mapping[str, str]) -> Generator[OllamaServer]:
+def own_server(store: str, env: Mapping[str, str]) -> Generator[OllamaCalls]:
     """An `ollama serve` for the store, for as long as the block runs."""
     from orchestrator.runtime.binaries import find_ollama
     from orchestrator.runtime.store_server import store_server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -111,7 +112,7 @@ def _errors(file: str, settings: Settings) -> list[dict[str, Any]]:
 
     if not os.path.isfile(file):
         return [Problem("the file does not exist", Place(file, 1, 1)).as_json()]
-    return [problem.as_json() for problem in resolve_here([file], settings).problems]
+    return [problem.as_json() for problem in resolve_here([file], settings, force=True).problems]
 
 
 def profile_files(settings: Settings) -> list[str]:
@@ -130,7 +131,7 @@ def profile_files(settings: Settings) -> list[str]:
 
 def load(file: str, settings: Settings, env: Mapping[str, str]) -> LoadedProfile | None:
     """A profile as this shell reads it; None when it is not valid in itself, or not there."""
-    from orchestrator.control.resolution import read_files
+    from orchestrator.control.reading import read_files
     from orchestrator.core.parse import parse_profile
 
     if not os.path.isfile(file):
@@ -141,28 +142,43 @@ def load(file: str, settings: Settings, env: Mapping[str, str]) -> LoadedProfile
     return parse_profile(reading.data, file=file, env=reading.source.env).profile
 
 
-def catalog_dirs(settings: Settings, env: Mapping[str, str]) -> list[str]:
-    """The folders that profiles name in `catalog.dirs`, absolute."""
+@dataclass(frozen=True, slots=True)
+class NamedFolders:
+    """Folders with models that profiles name, absolute: by `catalog.dirs`, and as the stores of
+    their Ollama instances."""
+
+    dirs: tuple[str, ...]
+    stores: tuple[str, ...]
+
+
+def named_folders(settings: Settings, env: Mapping[str, str]) -> NamedFolders:
+    """What the profiles found, and those applied, name."""
+    from orchestrator.core.promise import Promises
+
     dirs: dict[str, None] = {}
+    promises = Promises()
+    home = env.get("HOME") or os.path.expanduser("~")
     for file in profile_files(settings):
-        if not _mentions_catalog(file):
+        loaded = load(file, settings, env) if _mentions_folders(file) else None
+        if loaded is None:
             continue
-        loaded = load(file, settings, env)
-        for folder in loaded.config.catalog.dirs if loaded else ():
+        for folder in loaded.config.catalog.dirs:
             whole = os.path.join(os.path.dirname(file), os.path.expanduser(folder))
             dirs[os.path.normpath(whole)] = None
-    return list(dirs)
+        promises = promises.and_of(loaded.config, loaded.folder, home)
+    return NamedFolders(tuple(dirs), promises.stores)
 
 
-def _mentions_catalog(file: str) -> bool:
+def _mentions_folders(file: str) -> bool:
     """Cheap, so that only profiles that can matter are parsed."""
     if not os.path.isfile(file):
         return False
     try:
         with open(file, "rb") as opened:
-            return b"catalog" in opened.read(1 << 20)
+            text = opened.read(1 << 20)
     except OSError:
         return False
+    return b"catalog" in text or (b"ollama" in text and b"settings" in text)
 
 
 def _found(settings: Settings) -> list[str]:

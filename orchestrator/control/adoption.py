@@ -93,10 +93,13 @@ def _resume(
     status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Executor
 ) -> int | None:
     """Watch a recorded process again, or report its end. Returns its pid when it lives."""
+    if status.attached is not None and status.phase is not Phase.STOPPING:
+        # Nothing of ours runs there, so nothing is adopted.
+        executor.attach_again(status)
+        return None
     if status.attached is not None:
-        # Nothing of ours runs there. Whether somebody's server still does, the next start sees.
         data = {"start_id": status.start_id}
-        message = "looked for again by the next daemon"
+        message = "let go of by the next daemon"
         bus.post(Event(EventType.DETACHED, status.name, message=message, data=data))
         return None
     ref = status.process or next((o.ref for o in leaders if o.start_id == status.start_id), None)

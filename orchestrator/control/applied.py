@@ -9,34 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.control.bus import Bus, NewDesired
+from orchestrator.control.in_between import LOOK_AGAIN, Glimpse, InBetween
+from orchestrator.control.reading import Reading, folders_without, glimpse_of, read_files
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.control.resolution import (
-    Machine,
-    Reading,
-    Resolution,
-    folders_without,
-    read_files,
-    resolve_readings,
-    text_of,
-)
+from orchestrator.control.resolution import Machine, Resolution, resolve_readings
+from orchestrator.control.standing import Standing
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.plan import Action, preview
-from orchestrator.core.problem import Place, Problem
-from orchestrator.core.reference import env_names
+from orchestrator.core.problem import Problem
 from orchestrator.core.report import ProfileReport
-from orchestrator.core.resolve import Conflict, ResolvedFile, digest_of, unite
+from orchestrator.core.resolve import ResolvedFile
 from orchestrator.core.spec import Desired
 from orchestrator.errors import InputError
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.state import Applied, AppliedSource, Store, StoreError
-
-GONE_AFTER = 2.0
-"""Seconds after which a file that left an applied folder is taken out of the set."""
 
 MachineNow = Callable[[], Machine]
 
@@ -71,15 +62,6 @@ class Rejected:
         return {"errors": [problem.as_json() for problem in self.problems]}
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrong:
-    """A file that cannot be taken up: as it was when it was looked at, and why not."""
-
-    revision: str
-    problems: tuple[Problem, ...]
-    reads: Mapping[str, str]
-
-
 class AppliedSet:
     """One change at a time; `desired` is posted, never handed out."""
 
@@ -94,10 +76,10 @@ class AppliedSet:
         applied = store.applied()
         self.known = applied is not None
         """False when nothing says what is applied: a new state folder, or a store that was lost."""
+        self._forced = applied.forced if applied else False
         self._sources: list[AppliedSource] = applied.sources if applied else []
-        self._good: dict[str, ResolvedFile] = {f.file: f for f in applied.files} if applied else {}
-        self._wrong: dict[str, _Wrong] = {}
-        self._missing_since: dict[str, float] = {}
+        self._standing = Standing(applied.files if applied else ())
+        self._between = InBetween()
         self._warnings: tuple[Problem, ...] = ()
         self.number = 0
         """Counts what was applied by this daemon: whoever waits for one sees that another came."""
@@ -108,16 +90,11 @@ class AppliedSet:
     def paths(self) -> list[str]:
         """Files and folders whose change matters."""
         sources = (source.path for source in self._sources)
-        return list(dict.fromkeys([*sources, *self._good, *self._wrong, *self._read_along()]))
-
-    def _read_along(self) -> list[str]:
-        """The files that those profiles say to read."""
-        known = [file.reads for file in (*self._good.values(), *self._wrong.values())]
-        return [path for reads in known for path in reads]
+        return list(dict.fromkeys([*sources, *self._standing.paths, *self._between.paths]))
 
     def known_desired(self) -> Desired:
         """What was last known to be desired: nothing, when nothing is known."""
-        return self._union()
+        return self._standing.union()
 
     def resume(self, *, nothing_runs: bool) -> None:
         """Post what was last known to be desired, before any file is read again.
@@ -125,47 +102,49 @@ class AppliedSet:
         A store that is new knows nothing: with `nothing_runs`, nothing is what is desired.
         """
         if self.known or (nothing_runs and self._store.set_aside is None):
-            self._bus.post(NewDesired(self._union(), renew=False, number=self.number))
+            self._post(self._standing.union(), None)
 
     def reports(self) -> list[ProfileReport]:
         """Every applied file, valid or not."""
-        found: dict[str, ProfileReport] = {}
-        for file in self._good.values():
-            wrong = self._wrong.get(file.file)
-            problems = wrong.problems if wrong else ()
-            errors = tuple(_shown(problem) for problem in problems)
-            found[file.file] = ProfileReport(
-                file.name, file.file, file.revision, not errors, errors
-            )
-        for path, wrong in self._wrong.items():
-            if path not in found:
-                errors = tuple(_shown(problem) for problem in wrong.problems)
-                found[path] = ProfileReport("", path, "", False, errors)
-        return list(found.values())
+        return self._standing.reports()
 
     def warnings(self) -> list[str]:
         return [f"{w.place.file}:{w.place.line}: {w.message}" for w in self._warnings]
 
+    def _post(self, desired: Desired, event: Event | None, *, renew: bool = False) -> None:
+        number, forced = self.number, self._forced
+        self._bus.post(NewDesired(desired, renew, number=number, event=event, forced=forced))
+
     async def preview(
-        self, sources: Sequence[AppliedSource], *, add: bool
+        self, sources: Sequence[AppliedSource], *, add: bool, force: bool = False
     ) -> tuple[tuple[Action, ...], Resolution]:
         """What applying would do. Touches nothing."""
         readings = await asyncio.to_thread(self._read_named, sources, add=add)
-        resolution = await self._resolve(readings)
+        resolution = await self._resolve(readings, forced=self._is_forced(add=add, force=force))
         actions = preview(resolution.desired, self._reconciler.observed, boot_clock())
         return actions, resolution
 
-    async def apply(self, sources: Sequence[AppliedSource], *, add: bool) -> Accepted | Rejected:
-        """Make these (with `add`: these too) the applied set, if all of it is right."""
+    def _is_forced(self, *, add: bool, force: bool) -> bool:
+        """The word holds for the set, and for what is added to it."""
+        return force or (add and self._forced)
+
+    async def apply(
+        self, sources: Sequence[AppliedSource], *, add: bool, force: bool = False
+    ) -> Accepted | Rejected:
+        """Make these (with `add`: these too) the applied set, if all of it is right.
+
+        `force`: also what can never fit into memory.
+        """
         async with self._lock:
             joined = self._joined(sources, add=add)
             readings = await asyncio.to_thread(self._read_named, sources, add=add)
-            resolution = await self._resolve(readings)
+            forced = self._is_forced(add=add, force=force)
+            resolution = await self._resolve(readings, forced=forced)
             if resolution.problems:
                 return Rejected(resolution.problems)
             actions = preview(resolution.desired, self._reconciler.observed, boot_clock())
             names = tuple(file.name for file in resolution.files)
-            self._take(joined, {file.file: file for file in resolution.files})
+            self._take(joined, resolution.files, forced=forced)
             self._warnings = resolution.warnings
             self._remember(resolution.chosen_ports)
             after = self._bus.last_id
@@ -173,9 +152,7 @@ class AppliedSet:
             event = self._bus.stamp(
                 Event(EventType.APPLIED, message=what, data={"number": self.number})
             )
-            self._bus.post(
-                NewDesired(resolution.desired, renew=True, number=self.number, event=event)
-            )
+            self._post(resolution.desired, event, renew=True)
             return Accepted(self.number, after, actions, resolution.warnings, names)
 
     async def remove(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -186,7 +163,7 @@ class AppliedSet:
                 match = [s.path for s in self._sources if s.path == word]
                 match += [
                     source.path
-                    for file in self._good.values()
+                    for file in self._standing.good
                     for source in self._sources
                     if file.name == word and file.file == source.path
                 ]
@@ -195,12 +172,12 @@ class AppliedSet:
                 leaving.update(match)
             sources = [s for s in self._sources if s.path not in leaving]
             prefixes = tuple(f"{path}/" for path in leaving)
-            good = {
-                path: file
-                for path, file in self._good.items()
-                if path not in leaving and not path.startswith(prefixes)
-            }
-            self._take(sources, good)
+            good = [
+                file
+                for file in self._standing.good
+                if file.file not in leaving and not file.file.startswith(prefixes)
+            ]
+            self._take(sources, good, forced=self._forced)
             self._remember({})
             event = self._bus.stamp(
                 Event(
@@ -209,172 +186,138 @@ class AppliedSet:
                     data={"number": self.number},
                 )
             )
-            self._bus.post(NewDesired(self._union(), renew=False, number=self.number, event=event))
+            self._post(self._standing.union(), event)
             return tuple(sorted(leaving))
 
     def _not_applied(self, word: str) -> InputError:
         folders = [source.path for source in self._sources if source.is_folder]
-        for file in self._good.values():
+        for file in self._standing.good:
             folder = posixpath.dirname(file.file)
             if word in (file.name, file.file) and folder in folders:
                 return InputError(
                     f"{word} is applied as a part of the folder {folder}",
                     hint="remove the folder, or take the file out of it",
                 )
-        names = ", ".join(sorted(f.name for f in self._good.values())) or "none"
+        names = ", ".join(sorted(f.name for f in self._standing.good)) or "none"
         return InputError(f"{word} is not applied", hint=f"applied profiles: {names}")
 
     async def clear(self) -> None:
         """Nothing is applied any more: every instance stops."""
         async with self._lock:
-            self._take([], {})
+            self._take([], (), forced=False)
             self._remember({})
             event = self._bus.stamp(
                 Event(EventType.APPLIED, message="nothing", data={"number": self.number})
             )
-            self._bus.post(NewDesired({}, renew=False, number=self.number, event=event))
+            self._post({}, event)
 
     async def refresh(self, *, anew: bool = False) -> None:
         """Look at the files again; take up those that changed and are valid.
 
-        `anew` resolves also what did not change: the machine did.
+        `anew` resolves also what did not change: the machine did. What may be in the middle of a
+        save is left for another look (see `look_within`).
         """
         async with self._lock:
             if not self._sources:
                 return
+            along = self._standing.read_along
             # In a thread: a network mount that hangs must not hold up the loop.
-            readings, reads = await asyncio.to_thread(
-                _look, list(self._sources), self._read_along()
-            )
-            dropped = self._dropped(readings)
-            changed = [r for r in readings if anew or self._differs(r, reads)]
-            took, ports = await self._take_up(changed)
+            look = await asyncio.to_thread(_look, list(self._sources), along)
+            missing = self._missing(look)
+            unsettled = self._between.sift(self._glimpses(look, missing), boot_clock())
+            dropped = [path for path in missing if path not in unsettled]
+            self._standing.drop(dropped)
+            self._standing.forget_wrong(reading.file for reading in look.readings)
+            due = [r for r in look.readings if self._is_settled(r, look, unsettled)]
+            changed = [r for r in due if anew or self._changed(r, look)]
+            # What is on its way out may only be on its way to another name, with its ports.
+            leaving = unsettled.intersection(missing)
+            took, ports = await self._take_up(changed, leaving)
             if took or dropped:
                 # What was refused because of another file may be right now.
-                refused = [r for r in readings if r.file in self._wrong and r not in changed]
-                more, more_ports = await self._take_up(refused)
-                took, ports = took + more, ports | more_ports
-            if took or dropped:
-                self._remember(ports)
-                names = ", ".join(self._good[path].name for path in took if path in self._good)
-                gone = f" without {', '.join(dropped)}" if dropped else ""
-                event = self._bus.stamp(
-                    Event(EventType.APPLIED, reason="edited", message=f"{names}{gone}".strip())
-                )
-                self._bus.post(
-                    NewDesired(self._union(), renew=False, number=self.number, event=event)
-                )
+                refused = [r for r in due if self._standing.is_wrong(r.file) and r not in changed]
+                more, more_ports = await self._take_up(refused, leaving)
+                self._remember(ports | more_ports)
+                self._post_edit([*took, *more], dropped)
 
-    def _differs(self, reading: Reading, reads: Mapping[str, str]) -> bool:
-        """Whether a file, or one that it says to read, is another than when it was last looked
-        at. `reads` are the digests of the latter now."""
-        revision = reading.revision if reading.data is not None else reading.error
-        known = self._wrong.get(reading.file) or self._good.get(reading.file)
-        if known is None or known.revision != revision:
-            return True
-        return any(reads.get(path, digest) != digest for path, digest in known.reads.items())
+    def _post_edit(self, took: Sequence[str], dropped: Sequence[str]) -> None:
+        names = ", ".join(file.name for file in self._standing.good if file.file in took)
+        gone = f" without {', '.join(dropped)}" if dropped else ""
+        event = self._bus.stamp(
+            Event(EventType.APPLIED, reason="edited", message=f"{names}{gone}".strip())
+        )
+        self._post(self._standing.union(), event)
 
-    def _dropped(self, readings: Sequence[Reading]) -> list[str]:
-        """Files that left an applied folder long enough ago.
+    def _missing(self, look: _Look) -> list[str]:
+        """Files that left an applied folder.
 
         What is named directly never goes: neither a file, nor a folder with all that is in it.
         """
-        now = boot_clock()
-        present = {reading.file for reading in readings}
+        present = {reading.file for reading in look.readings}
         named = {source.path for source in self._sources}
-        away = tuple(f"{r.file}/" for r in readings if r.source.is_folder and r.file in named)
-        dropped: list[str] = []
-        for path in list(self._good):
-            if path in present or path in named or path.startswith(away):
-                self._missing_since.pop(path, None)
-            elif now - self._missing_since.setdefault(path, now) >= GONE_AFTER:
-                del self._good[path], self._missing_since[path]
-                dropped.append(path)
-        for path in [one for one in self._wrong if one not in present and one not in self._good]:
-            del self._wrong[path]
-        return dropped
+        away = tuple(f"{r.file}/" for r in look.readings if r.source.is_folder and r.file in named)
+        good = (file.file for file in self._standing.good)
+        return [
+            path for path in good if path not in (present | named) and not path.startswith(away)
+        ]
+
+    def _glimpses(self, look: _Look, missing: Sequence[str]) -> Iterator[Glimpse]:
+        """All that is another than it was."""
+        yield from (Glimpse(path, "", bare=True) for path in missing)
+        for reading in look.readings:
+            if self._standing.differs(reading):
+                yield reading.glimpse()
+            for path in self._standing.changed_along(reading.file, look.along):
+                yield look.along[path]
+
+    def _is_settled(self, reading: Reading, look: _Look, unsettled: frozenset[str]) -> bool:
+        along = self._standing.changed_along(reading.file, look.along)
+        return unsettled.isdisjoint([reading.file, *along])
+
+    def _changed(self, reading: Reading, look: _Look) -> bool:
+        along = self._standing.changed_along(reading.file, look.along)
+        return bool(along) or self._standing.differs(reading)
 
     @property
-    def waits_for_files(self) -> bool:
-        """True while a file is missing from a folder, and not yet taken out."""
-        return bool(self._missing_since)
+    def look_within(self) -> float | None:
+        """Seconds until files have to be looked at again in any case; None when they need not."""
+        return LOOK_AGAIN if self._between.paths else None
 
     async def _resolve(
-        self, readings: Sequence[Reading], *, beside: Sequence[ResolvedFile] = ()
+        self,
+        readings: Sequence[Reading],
+        *,
+        beside: Sequence[ResolvedFile] = (),
+        forced: bool,
     ) -> Resolution:
-        """In a thread. The ports of the files `beside` are taken."""
+        """In a thread. The ports and the memory of the files `beside` are taken."""
         machine = self._machine()
         kept = {spec.endpoint.port for file in beside for spec in file.specs.values()}
         promises = machine.promises
         for file in beside:
             promises = promises.and_of_specs(file.specs.values())
-        machine = replace(machine, taken_ports=machine.taken_ports | kept, promises=promises)
+        machine = replace(
+            machine,
+            taken_ports=machine.taken_ports | kept,
+            promises=promises,
+            beside={name: spec for file in beside for name, spec in file.specs.items()},
+            forced=forced,
+        )
         return await asyncio.to_thread(resolve_readings, readings, machine)
 
-    async def _take_up(self, readings: Sequence[Reading]) -> tuple[list[str], dict[str, int]]:
+    async def _take_up(
+        self, readings: Sequence[Reading], leaving: frozenset[str]
+    ) -> tuple[list[str], dict[str, int]]:
         """Resolve these anew. The files that mean something else now, and the chosen ports."""
         if not readings:
             return [], {}
-        # What is on its way out may only be on its way to another name, with its ports.
-        leaving = {reading.file for reading in readings} | self._missing_since.keys()
-        beside = [file for file in self._good.values() if file.file not in leaving]
-        resolution = await self._resolve(readings, beside=beside)
-        return self._sort_out(readings, resolution), resolution.chosen_ports
-
-    def _sort_out(self, changed: Sequence[Reading], resolution: Resolution) -> list[str]:
-        """Valid files become the good ones; the others are reported. Returns the former."""
-        by_file: dict[str, list[Problem]] = {}
-        shells = {reading.file: reading.source.env for reading in changed}
-        for problem in resolution.problems:
-            file = problem.place.file
-            by_file.setdefault(file, []).append(_as_of_an_edit(problem, shells.get(file, {})))
-        candidates = {f.file: f for f in resolution.files if f.file not in by_file}
-        for conflict in self._conflicts(candidates):
-            place = Place(conflict.file, 1, 1)
-            by_file.setdefault(conflict.file, []).append(
-                Problem(conflict.message, place, ("instances", conflict.instance), conflict.hint)
-            )
-        reads = {file.file: file.reads for file in resolution.files}
-        for reading in changed:
-            problems = tuple(by_file.get(reading.file, ()))
-            self._judge(reading, problems, reads.get(reading.file, {}))
-        took = [path for path, file in candidates.items() if self._good.get(path) != file]
-        self._good.update(candidates)
-        return took
-
-    def _conflicts(self, candidates: dict[str, ResolvedFile]) -> Iterator[Conflict]:
-        """Takes out of `candidates` what contradicts the rest; `file` is the one that was."""
-        while True:
-            _, conflicts = unite({**self._good, **candidates}.values())
-            for conflict in conflicts:
-                # Whichever of the two files the union names: it is the edited one that is wrong.
-                blamed = conflict.file if conflict.file in candidates else conflict.other
-                if candidates.pop(blamed, None) is not None:
-                    yield replace(conflict, file=blamed)
-                    break
-            else:
-                return
-
-    def _judge(
-        self, reading: Reading, problems: tuple[Problem, ...], reads: Mapping[str, str]
-    ) -> None:
-        """Say what is wrong with a file, or that nothing is any more; but not twice."""
-        revision = reading.revision if reading.data is not None else reading.error
-        known = self._wrong.pop(reading.file, None)
-        if problems:
-            self._wrong[reading.file] = wrong = _Wrong(revision, problems, reads)
-            if known == wrong:
-                return
-            first = problems[0]
-            what = f"{reading.file}:{first.place.line}: {first.message}"
-            message = f"{what}; its last good state stays in force"
-            self._bus.post(Event(EventType.PROFILE_ERROR, reason="invalid", message=message))
-        elif known is not None:
-            message = f"{reading.file} is valid again"
-            self._bus.post(Event(EventType.PROFILE_OK, message=message))
-
-    def _union(self) -> Desired:
-        return unite(self._good.values())[0]
+        away = leaving.union(reading.file for reading in readings)
+        beside = [file for file in self._standing.good if file.file not in away]
+        resolution = await self._resolve(readings, beside=beside, forced=self._forced)
+        took, said = self._standing.sort_out(readings, resolution)
+        for event in said:
+            self._bus.post(event)
+        return took, resolution.chosen_ports
 
     def _read_named(self, sources: Sequence[AppliedSource], *, add: bool) -> list[Reading]:
         """What a person names holds profiles; what was applied before may have become empty."""
@@ -386,9 +329,12 @@ class AppliedSet:
         kept = [one for one in self._sources if one.path not in paths] if add else []
         return [*kept, *sources]
 
-    def _take(self, sources: list[AppliedSource], good: dict[str, ResolvedFile]) -> None:
-        self._sources, self._good, self._wrong = sources, good, {}
-        self._missing_since, self._warnings = {}, ()
+    def _take(
+        self, sources: list[AppliedSource], good: Iterable[ResolvedFile], *, forced: bool
+    ) -> None:
+        self._forced = forced
+        self._sources, self._standing = sources, Standing(good)
+        self._between, self._warnings = InBetween(), ()
         self.known = True
         self.number += 1
         self.on_change()
@@ -396,29 +342,17 @@ class AppliedSet:
     def _remember(self, ports: dict[str, int]) -> None:
         # What cannot be saved now goes with the next pass: the reconciler says so, and tries again.
         with contextlib.suppress(StoreError):
-            self._store.save_applied(Applied(self._sources, list(self._good.values())), ports)
+            applied = Applied(self._sources, self._standing.good, self._forced)
+            self._store.save_applied(applied, ports)
 
 
-def _look(
-    sources: Sequence[AppliedSource], along: Sequence[str]
-) -> tuple[list[Reading], dict[str, str]]:
-    """The profiles as they are now, and the digests of what they say to read."""
-    return read_files(sources), {path: digest_of(text_of(path)) for path in along}
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The profiles as they are now, and what they say to read, by path."""
+
+    readings: list[Reading]
+    along: dict[str, Glimpse]
 
 
-def _shown(problem: Problem) -> dict[str, Any]:
-    """For everybody who asks: without the line itself, which may hold a secret."""
-    return {key: value for key, value in problem.as_json().items() if key != "source"}
-
-
-def _as_of_an_edit(problem: Problem, shell: Mapping[str, str]) -> Problem:
-    """A variable that the last `apply` did not bring along: only another one can."""
-    missing = [
-        name
-        for name in env_names(problem.place.source)
-        if name not in shell and f"{name} is not set" in problem.message
-    ]
-    if not missing:
-        return problem
-    hint = f"run apply again, from a shell that has {missing[0]}: the last one had not"
-    return replace(problem, hint=hint)
+def _look(sources: Sequence[AppliedSource], along: Sequence[str]) -> _Look:
+    return _Look(read_files(sources), {path: glimpse_of(path) for path in along})

@@ -23,7 +23,7 @@ from orchestrator.core.spec import Endpoint, InstanceSpec
 from orchestrator.core.status import AttachedTo
 from orchestrator.errors import StartError
 from orchestrator.runtime import ports
-from orchestrator.runtime.identity import boot_clock
+from orchestrator.runtime.identity import boot_clock, boot_id, read_stat
 from orchestrator.runtime.logs import printable
 from orchestrator.runtime.probe import ask
 from orchestrator.runtime.process import readable
@@ -56,10 +56,20 @@ async def find(
     taken = _listening(endpoint)
     if not taken:
         # Somewhere else than on this machine, or behind a port that the kernel passes on.
-        return AttachedTo(None, "", version)
+        return AttachedTo(None, "", version, boot_id=boot_id())
     # Whoever listens on the very address gets the connection, not who listens on all of them.
     pid, owner = await _holder(min(taken, key=lambda one: one.host in _WILDCARDS), known)
-    return AttachedTo(pid, owner, version)
+    stat = read_stat(pid) if pid is not None else None
+    return AttachedTo(pid, owner, version, stat.start_ticks if stat else None, boot_id())
+
+
+def is_same(server: AttachedTo, known: AttachedTo) -> bool:
+    """Whether it is the one that an earlier daemon knew, as far as that can be seen."""
+    if server.boot_id != known.boot_id:
+        return False
+    if server.pid is None:
+        return known.pid is None and (server.owner, server.version) == (known.owner, known.version)
+    return (server.pid, server.start_ticks) == (known.pid, known.start_ticks)
 
 
 async def _version(endpoint: Endpoint, within: float) -> str | None:
@@ -105,7 +115,7 @@ def must_be_ours(spec: InstanceSpec) -> None:
             f"no Ollama answers at {where}, and no ollama was found that could be started",
             reason="binary-missing",
             permanent=False,
-            hint="install it, or name it in ORCHESTRATE_OLLAMA; then apply again",
+            hint="start it; or install it, or name it in ORCHESTRATE_OLLAMA, then apply again",
         )
 
 
@@ -163,6 +173,8 @@ class Attached:
             "pid": server.pid,
             "owner": server.owner,
             "version": server.version,
+            "start_ticks": server.start_ticks,
+            "boot_id": server.boot_id,
         }
         if took is not None:
             data["ready_after_s"] = round(took, 3)
@@ -191,6 +203,17 @@ class Attached:
             message = f"whoever listens at {where} does not answer as an Ollama does"
         data = {"start_id": self.start_id}
         self.bus.post(Event(EventType.UNREADY, self.name, reason, message, data))
+
+
+async def is_there_again(attached: Attached) -> bool:
+    """Whether the server that an earlier daemon had attached to is the one that answers now: then
+    all that is known of it stays true, its models included."""
+    spec = attached.spec()
+    server = await find(spec.endpoint, within=FIRST_ANSWER, known=attached.server)
+    if server is None or not is_same(server, attached.server):
+        return False
+    attached.is_there(server)
+    return True
 
 
 def gives_up(spec: InstanceSpec) -> bool:

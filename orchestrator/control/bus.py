@@ -23,13 +23,15 @@ SUBSCRIBER_LIMIT = 1000
 class NewDesired:
     """The applied files mean something else now. `renew`: it was the verb `apply`, not an edit.
 
-    `number` counts the applied sets; an edit stays within one.
+    `number` counts the applied sets; an edit stays within one. `forced`: whether it fits into
+    memory is not asked.
     """
 
     desired: Desired
     renew: bool
     number: int = 0
     event: Event | None = None
+    forced: bool = False
 
 
 class Subscription:

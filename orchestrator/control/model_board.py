@@ -51,6 +51,11 @@ class Board:
         self._post(EventType.MODEL, name, "gone", message)
         self.rows.pop(name, None)
 
+    def looked(self) -> None:
+        """What there is was looked at, and all that was seen of it is said."""
+        data = {"start_id": self._start_id}
+        self._bus.post(Event(EventType.LOOKED, self._instance, data=data))
+
     def again(self, name: str) -> None:
         """Say once more what is known: the row may have been put in question."""
         if name in self.rows:

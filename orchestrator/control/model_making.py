@@ -22,13 +22,22 @@ from orchestrator.core.provision import (
     same_name,
 )
 from orchestrator.core.refusal import Refusal, Trial, after_failure
-from orchestrator.core.spec import Imported, ModelSpec, Pulled
+from orchestrator.core.spec import FileIdentity, Imported, ModelSpec, Pulled
 from orchestrator.core.status import ModelState
-from orchestrator.discovery.verify import quick_check
+from orchestrator.discovery.verify import Fault, quick_check
+from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.made import Made
 from orchestrator.runtime.ollama_server import OllamaError, OllamaUnreachableError
 
 Tags = Mapping[str, Tag]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a model, and the file that it is wrong with as that was then."""
+
+    fault: Fault
+    identity: FileIdentity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,8 @@ class Making:
         """Of what recipe, on what base, each trial was: of another it says nothing."""
         self._told: dict[str, str] = {}
         """The last failure that was told of each model: the same again is no news."""
-        self.broken: set[str] = set()
-        """Models that have a name on the server and not all of their files."""
+        self.broken: dict[str, Damage] = {}
+        """Models that have a name on the server and not all of their files, by name."""
 
     def busy(self, name: str) -> bool:
         return name in self._jobs
@@ -75,7 +84,8 @@ class Making:
     def begin(self, models: Sequence[ModelSpec], tags: Tags) -> tuple[set[str], float | None]:
         """Begin what is due. The names of those that are as declared; seconds until more is."""
         self._drop_changed(models)
-        tags = {key: tag for key, tag in tags.items() if tag.name not in self.broken}
+        broken = {same_name(name) for name in self.broken}
+        tags = {key: tag for key, tag in tags.items() if key not in broken}
         grounds = {model.name: self._ground(model, tags) for model in models}
         now = time.monotonic()
         plan = due(models, tags, grounds, now)
@@ -156,7 +166,7 @@ class Making:
             self.fail(name, repr(error), Refusal("bug", "later"), moved=False)
         else:
             self._trials.pop(name, None)
-            self.broken.discard(name)
+            self.broken.pop(name, None)
             there = {"state": ModelState.PRESENT, "reason": "", "message": "", **NO_BYTES}
             if said is None:
                 board.show(name, **there)
@@ -196,9 +206,11 @@ class Making:
             intact = model.name not in self.broken
             if intact and present(model, tags, {model.name: ground}):
                 return None
-            said = await self._carry_out(step, models, tags, meter)
-            if not intact:
-                await self._prove(model.name)
+            if intact:
+                return await self._carry_out(step, models, tags, meter)
+            await self._clear_away(self.broken[model.name], tags)
+            said = await self._carry_out(step, models, await self._tags(), meter)
+            await self._prove(model.name)
             return said
 
     async def _carry_out(
@@ -214,6 +226,18 @@ class Making:
         if step.do is Do.IMPORT:
             return await self._import(model, recipe, tags, meter)
         return await self._build(model, recipe, models, meter)
+
+    async def _clear_away(self, damage: Damage, tags: Tags) -> None:
+        """A damaged file is only made again once it is gone, and it goes with its last model."""
+        fault = damage.fault
+        if fault.reason != "corrupt":
+            return
+        for name, other in list(self.broken.items()):
+            if other.fault.path == fault.path and same_name(name) in tags:
+                await self._bench.server.delete(name)
+        if await asyncio.to_thread(identity_of, fault.path) == damage.identity:
+            meaning = Refusal("corrupt", "never", "`orchestrate models verify` names them")
+            raise WorkError(f"{fault.path} {fault.message}, and other models use it", meaning)
 
     async def _prove(self, name: str) -> None:
         """What was damaged is whole now."""

@@ -55,10 +55,13 @@ class Memory:
         self._bug = bug
         self._shown: dict[str, Shown] = {}
         self._tenures: dict[str, Tenure] = {}
+        self._arrived: Mapping[str, float] = {}
+        """Since when each blob is in memory."""
         self._contexts: dict[str, int] = {}
         """Context of each blob as our own load, which asks for none, made it."""
-        self._own_loads: set[str] = set()
-        """Blobs that were just loaded, and not looked at since."""
+        self._loading: set[str] = set()
+        self._own_loads: dict[str, str] = {}
+        """Blobs that were just loaded, and not looked at since, with what is to be told of it."""
         self._ended: dict[str, float] = {}
         """When the last work on each blob ended: what was seen before says nothing of it."""
         self._trials: dict[str, Trial] = {}
@@ -117,10 +120,6 @@ class Memory:
             for one in sight.running
         ]
         busy = {*self._tasks, *(blob for blob, at in self._ended.items() if at >= sight.at)}
-        for one in loaded:
-            if one.blob in self._own_loads - busy:
-                self._own_loads.discard(one.blob)
-                self._contexts[one.blob] = one.context
         blobs = await self._blobs(models, tags)
         wanted = residents(models, blobs)
         self._recall(wanted, rows)
@@ -141,9 +140,11 @@ class Memory:
             limit=limit,
             busy=busy,
             dead=dead,
+            arrived=self._arrived,
         )
-        self._tenures = dict(plan.tenures)
+        self._tenures, self._arrived = dict(plan.tenures), plan.arrived
         self._say_lost(plan)
+        self._look_at_own_loads(wanted, loaded, busy)
         known = {name: blob for name, blob in blobs.items() if blob not in busy}
         idle = [model for model in models if model.name in known]
         self._show_loaded(idle, known, {one.blob for one in loaded})
@@ -235,6 +236,7 @@ class Memory:
             self._fail(resident, repr(error))
         finally:
             del self._tasks[resident.blob]
+            self._loading.discard(resident.blob)
             self._ended[resident.blob] = time.monotonic()
             self._nudge()
 
@@ -243,26 +245,37 @@ class Memory:
         board, server = self._bench.board, self._bench.server
         for name in resident.names:
             board.show(name, message="is being loaded")
+        self._loading.add(resident.blob)
         assert resident.keep_alive is not None, "what is preloaded has a time to stay"
         await server.keep(resident.names[0], seconds=resident.keep_alive, embeds=embeds)
         self._trials.pop(resident.blob, None)
         told = self._tenures.get(resident.blob, Tenure()).told(time.time())
         self._tenures[resident.blob] = replace(told, since=time.time())
         took = f"in memory after {time.monotonic() - began:.1f} s"
-        present = ModelState.PRESENT
+        if len(self._loading) > 1:
+            self._say_loaded(resident, took)
+            took = ""
+        # Of the last one the next look tells, which sees as well what had to leave for it: else
+        # all would seem to be in memory together for a moment, and somebody may wait for that.
+        self._own_loads[resident.blob] = took
+
+    def _look_at_own_loads(
+        self, wanted: Iterable[Resident], loaded: Sequence[Loaded], busy: Set[str]
+    ) -> None:
+        there = {one.blob: one for one in loaded}
+        by_blob = {resident.blob: resident for resident in wanted}
+        for blob in [blob for blob in self._own_loads if blob not in busy]:
+            took = self._own_loads.pop(blob)
+            if blob in there:
+                self._contexts[blob] = there[blob].context
+                if took and blob in by_blob:
+                    self._say_loaded(by_blob[blob], took)
+
+    def _say_loaded(self, resident: Resident, took: str) -> None:
+        changes = {"loaded": True, "rested": False, "reason": "", "message": ""}
         for name in resident.names:
             self._told.pop(name, None)
-            board.say(
-                name,
-                "loaded",
-                took,
-                state=present,
-                loaded=True,
-                rested=False,
-                reason="",
-                message="",
-            )
-        self._own_loads.add(resident.blob)
+            self._bench.board.say(name, "loaded", took, state=ModelState.PRESENT, **changes)
 
     async def _hold(self, resident: Resident, entry: Loaded, embeds: bool) -> None:
         """Tell again how long it is to stay, in the words it was loaded with: with others the
@@ -313,7 +326,7 @@ class Memory:
 
 _FAILED = Refusal("load-failed", "soon")
 _LOST = {
-    Absence.EVICTED: "left memory for another model; it comes back when there is room",
+    Absence.EVICTED: "made room for another model; it comes back when there is room for it",
     Absence.UNLOADED: "was taken out of memory; it is loaded again",
     Absence.KILLED: "its process was killed; it is loaded again",
     Absence.RESTED: "left memory after its keep_alive, as declared",

@@ -83,6 +83,8 @@ class Upkeep:
         """When to compare what is there with what is declared: anew with each list of it."""
         self._sight = Sight()
         self._had: set[str] = set()
+        self._asked = True
+        """Somebody waits for word of a look: after `apply`, and at the beginning."""
 
     async def keep(self) -> None:
         """Until cancelled."""
@@ -97,6 +99,7 @@ class Upkeep:
                     self._tags_due = 0.0
                 if self._calls.asked:
                     self._calls.asked = False
+                    self._asked = True
                     self._again()
         finally:
             for part in (self._making, self._memory, self._verifying, self._dropping):
@@ -144,7 +147,11 @@ class Upkeep:
         self._dropping.begin(
             [name for name in gone if not self._making.busy(name)], holds, self._tags
         )
-        return await self._act(holds, rows)
+        pause = await self._act(holds, rows)
+        if self._asked:
+            self._asked = False
+            self._bench.board.looked()
+        return pause
 
     async def _look_at_memory(self) -> None:
         """While the server loads a model it does not say what it has in memory: until then it is
@@ -180,8 +187,10 @@ class Upkeep:
             for model in models
             if same_name(model.name) in self._tags and not self._making.busy(model.name)
         ]
+        # A server that was attached to has settings of its own.
+        limit = holds.limit if self._bench.store is not None else None
         memory_pause = await self._memory.look(
-            present, self._tags, self._sight, limit=holds.limit, rows=rows
+            present, self._tags, self._sight, limit=limit, rows=rows
         )
         held = any(model.preload or model.keep_alive is not None for model in models)
         pauses = [

@@ -1,23 +1,23 @@
 """Looks at the files of the models of one server now and then, and has mended what is damaged.
 
-It looks at names and sizes, which costs a `stat` for each blob; a content that has changed without
-them is for `models verify` to find. Only where the store's folder is known, so never for a server
-that was attached to.
+It looks at names, sizes and identities, which costs a `stat` for each blob. Which files those were
+when they were last known to be whole is remembered on disk: one that is another file now, or was
+written to, is read and compared with its digest. What was never seen before is taken for whole.
+Only where the store's folder is known, so never for a server that was attached to.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.control.model_making import Making
+from orchestrator.control.model_making import Damage, Making
 from orchestrator.control.model_work import Bench
-from orchestrator.core.refusal import Refusal
+from orchestrator.core.spec import FileIdentity
 from orchestrator.core.status import ModelState
-from orchestrator.discovery.verify import Fault, quick_check
-from orchestrator.runtime.ollama_server import OllamaError, OllamaUnreachableError
+from orchestrator.discovery.verify import Check, Fault, Glance, Tally, confirm, glance
+from orchestrator.runtime.files import identity_of
 
 
 class Verifying:
@@ -35,7 +35,12 @@ class Verifying:
         self._making = making
         self._nudge = nudge
         self._bug = bug
-        self._last = time.monotonic()
+        self._last: float | None = None
+        """When all of them were looked at last: not yet, by this daemon."""
+        self._seen: set[str] = set()
+        """Those that were looked at, ever."""
+        self._bad: dict[str, tuple[FileIdentity, Fault]] = {}
+        """Blobs that are not what their digest says, by path: they need not be read again."""
         self._task: asyncio.Task[None] | None = None
 
     async def end(self) -> None:
@@ -44,51 +49,82 @@ class Verifying:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def begin(self, names: Sequence[str], interval: float | None) -> float | None:
-        """Look if it is time to; seconds until it is."""
+        """Look if it is time to; seconds until it is.
+
+        All are looked at as soon as there are some, and each when it has come: a change is seen
+        by what was before it.
+        """
         if interval is None or self._bench.store is None or not names:
             return None
         if self._task is not None and not self._task.done():
             return None
-        left = self._last + interval - time.monotonic()
-        if left > 0:
+        left = 0.0 if self._last is None else self._last + interval - time.monotonic()
+        new = [name for name in names if name not in self._seen]
+        if left > 0 and not new:
             return left
-        self._task = asyncio.create_task(self._guarded(names), name="verify models")
+        work = self._guarded(new if left > 0 else names, all_of_them=left <= 0)
+        self._task = asyncio.create_task(work, name="verify models")
         return interval
 
-    async def _guarded(self, names: Sequence[str]) -> None:
+    async def _guarded(self, names: Sequence[str], *, all_of_them: bool) -> None:
         try:
             await self._look(names)
-        except (OllamaError, OllamaUnreachableError):
-            # What could not be removed is found again the next time.
-            pass
         except Exception as error:  # noqa: BLE001 - a task boundary: the bug becomes an event
             self._bug(f"verify: {error!r}")
         finally:
-            self._last = time.monotonic()
+            self._seen.update(names)
+            if all_of_them:
+                self._last = time.monotonic()
 
     async def _look(self, names: Sequence[str]) -> None:
         store = self._bench.store
         assert store is not None, "only a store that is known is looked at"
-        faults: dict[str, Fault] = {}
+        whole: dict[str, FileIdentity] = {}
+        found = False
         for name in names:
-            fault = await asyncio.to_thread(quick_check, store, name)
+            seen = await asyncio.to_thread(glance, store, name)
+            fault = seen.fault or await self._changed(seen, whole)
             if fault is not None and fault.reason != "unreadable" and not self._making.busy(name):
-                faults[name] = fault
-        for name, fault in faults.items():
-            words = f"{fault.path} {fault.message}"
-            self._making.broken.add(name)
-            missing = ModelState.MISSING
-            self._bench.board.say(
-                name, "corrupt", words, state=missing, reason="corrupt", message=words
-            )
-        damaged = {name: fault for name, fault in faults.items() if fault.reason == "corrupt"}
-        for name in damaged:
-            # A blob is only fetched again when it is gone, and it goes with its last model.
-            await self._bench.server.delete(name)
-        for name, fault in damaged.items():
-            if os.path.exists(fault.path):
-                message = f"{fault.path} {fault.message}, and other models use it"
-                meaning = Refusal("corrupt", "never", "`orchestrate models verify` names them")
-                self._making.fail(name, message, meaning)
-        if faults:
+                await self._tell(name, fault)
+                found = True
+        self._bench.workshop.whole.add(whole)
+        if found:
             self._nudge()
+
+    async def _changed(self, seen: Glance, whole: dict[str, FileIdentity]) -> Fault | None:
+        """What is wrong with a model's blobs that are not the files that they were. Those that are
+        well are added to `whole`."""
+        for check in seen.blobs:
+            path, identity = check.path, seen.seen[check.path]
+            known = whole.get(path) or self._bench.workshop.whole.find(path)
+            if known is not None and known != identity:
+                fault = await self._read(check, identity)
+                if await asyncio.to_thread(identity_of, path) != identity:
+                    # Somebody writes to it right now: the next look sees what has come of that.
+                    continue
+                if fault is not None:
+                    self._bad[path] = (identity, fault)
+                    return fault
+            whole[path] = identity
+        return None
+
+    async def _read(self, check: Check, identity: FileIdentity) -> Fault | None:
+        bad = self._bad.get(check.path)
+        if bad is not None and bad[0] == identity:
+            return bad[1]
+        # A thread cannot be cancelled: it is told to stop, and looks after each chunk.
+        tally = Tally()
+        try:
+            return await asyncio.to_thread(confirm, check, tally)
+        finally:
+            tally.stopped.set()
+
+    async def _tell(self, name: str, fault: Fault) -> None:
+        """It is to be made anew: that is for the next round to begin, and to try again."""
+        words = f"{fault.path} {fault.message}"
+        identity = await asyncio.to_thread(identity_of, fault.path)
+        self._making.broken[name] = Damage(fault, identity)
+        missing = ModelState.MISSING
+        self._bench.board.say(
+            name, "corrupt", words, state=missing, reason="corrupt", message=words
+        )

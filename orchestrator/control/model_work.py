@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.control.model_board import Board, Meter, size
 from orchestrator.control.model_recipe import Recipe, digest_in_name
 from orchestrator.control.workshop import Workshop
+from orchestrator.core.provision import same_name
 from orchestrator.core.refusal import Refusal, build_refusal, refusal
 from orchestrator.core.spec import InputFile, ModelSpec, Pulled
 from orchestrator.runtime.digests import FileChangedError
@@ -157,6 +158,7 @@ async def bring(bench: Bench, path: str, digest: str, meter: Meter) -> str:
         if bench.store is not None and await asyncio.to_thread(
             link_blob, bench.store, path, digest
         ):
+            await _is_still(bench, path, digest)
             return "linked into the store"
         total = await asyncio.to_thread(os.path.getsize, path)
         await bench.server.upload(digest, path, lambda sent: meter.at(sent, total, "uploading: "))
@@ -168,6 +170,18 @@ async def bring(bench: Bench, path: str, digest: str, meter: Meter) -> str:
         raise WorkError(str(error), build_refusal(str(error))) from error
     except OllamaUnreachableError as error:
         raise WorkError(str(error), Refusal("build-failed", "soon")) from error
+
+
+async def _is_still(bench: Bench, path: str, digest: str) -> None:
+    """The blob is the file itself: what was written to it since it was read is in the blob, too.
+
+    Raises `WorkError`. Nothing is made of that blob, and the next try reads the file anew.
+    """
+    if digest_in_name(path) == digest:
+        return
+    if await asyncio.to_thread(bench.workshop.digests.known, path) != digest:
+        message = f"{path} changed while it became a blob of the store"
+        raise WorkError(message, Refusal("build-failed", "soon"))
 
 
 def file_names(paths: Sequence[str] | dict[str, str]) -> dict[str, str]:
@@ -194,7 +208,7 @@ def is_insecure(models: Sequence[ModelSpec], name: str) -> bool:
     return any(
         isinstance(model.origin, Pulled) and model.origin.insecure
         for model in models
-        if model.name == name
+        if same_name(model.name) == same_name(name)
     )
 
 

@@ -10,18 +10,22 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 from orchestrator.control.bus import Bus
+from orchestrator.control.evidence import gather, levels
 from orchestrator.control.inference import InferenceProbe, Reports
+from orchestrator.core.cause import Cause, Evidence, condemned, judge
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.liveness import Verdict
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.runtime import ports
 from orchestrator.runtime.identity import boot_clock, read_stat
 from orchestrator.runtime.logs import Logs, last_lines
+from orchestrator.runtime.oom import OomWatch
 from orchestrator.runtime.probe import HttpProbe
-from orchestrator.runtime.process import Exit, Process
+from orchestrator.runtime.process import Exit, Process, signal_name
 from orchestrator.runtime.socket_table import Listener
 
 FIRST_POLL, LAST_POLL = 0.010, 0.050
@@ -29,6 +33,12 @@ FIRST_POLL, LAST_POLL = 0.010, 0.050
 
 HEALTHY = frozenset({200, 401})
 """A server that asks for its key is up: while it loads, it says 503 to everybody."""
+
+LINES_READ, LINES_SHOWN = 400, 8
+"""Of its log: what is searched for the cause of its end, and what the event has of it."""
+
+EVIDENCE_WITHIN = 3.0
+"""Seconds that looking for the cause may take."""
 
 LOADING_PROBE_TIMEOUT = 2.0
 PROGRESS_EVERY = 0.5
@@ -47,66 +57,76 @@ class Watched:
     """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it serves, and the socket is its own."""
+    condemned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it was found to hang, or not to come up."""
+    memory: OomWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", OomWatch(self.process.ref.pid))
 
 
 async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:
     """Until the process has ended, group and all. The last thing posted is `exited`."""
-    probing = asyncio.create_task(_probe(watched, bus), name=f"probe {watched.name}")
+    probing = asyncio.create_task(_probe(watched, bus, logs), name=f"probe {watched.name}")
     try:
         status = await watched.process.ended()
     finally:
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
-    tail = last_lines(logs, watched.name, 8)
-    reason = "crashed" if status.code != 0 else "exited"
-    message = f"{status}: {telling(tail)}" if tail and status.code != 0 else str(status)
+    lines = last_lines(logs, watched.name, LINES_READ)
+    cause, hangs_on = await _why(watched, status, lines)
+    # Of what was condemned it is known why it had to end; how it took that says no more.
+    permanent = cause.permanent and not watched.condemned.is_set()
     data = {
         "start_id": watched.start_id,
         "exit_code": status.code,
         "signal": status.signal,
-        "log": tail,
+        "log": lines[-LINES_SHOWN:],
+        "permanent": permanent,
+        "waits": cause.waits,
+        "hint": cause.hint,
+        "hangs_on": hangs_on,
     }
-    if status.code and (lost_to := _port_thief(watched)):
-        # It was free when it was looked at; whoever listens now was quicker by a moment.
-        holder = await asyncio.to_thread(ports.holder, lost_to)
-        message = f"port {lost_to.port} was taken by {holder} while it started; {message}"
-        reason, data["waits"] = "port-taken", True
-    bus.post(Event(EventType.EXITED, watched.name, reason=reason, message=message, data=data))
+    bus.post(Event(EventType.EXITED, watched.name, cause.reason, cause.told, data))
     return status
 
 
-def _port_thief(watched: Watched) -> Listener | None:
-    """Who listens on the port of a group that is gone: nobody of ours."""
-    endpoint = watched.spec().endpoint
-    found = ports.conflicting(endpoint.connect_host, endpoint.port, ports.listeners())
-    return found[0] if found else None
+async def _why(watched: Watched, ended: Exit, lines: list[str]) -> tuple[Cause, dict[str, Any]]:
+    """The cause of its end, and what another try hangs on."""
+    spec = watched.spec()
+
+    def look() -> tuple[Cause, dict[str, Any]]:
+        was_ready = watched.was_ready or watched.ready.is_set()
+        evidence = gather(spec, ended, lines=lines, was_ready=was_ready, memory=watched.memory)
+        cause = judge(evidence)
+        return cause, levels(spec, cause, groups=watched.memory.groups)
+
+    try:
+        # A network mount that hangs must not hide that the process is gone.
+        async with asyncio.timeout(EVIDENCE_WITHIN):
+            return await asyncio.to_thread(look)
+    except TimeoutError:
+        signal = signal_name(ended.signal) if ended.signal is not None else ""
+        return judge(Evidence(str(ended), ended.code, signal, tuple(lines))), {}
 
 
-def telling(lines: list[str]) -> str:
-    """The line that most likely says why: the last that speaks of an error, else the last."""
-    for line in reversed(lines):
-        if "error" in line.lower() or "failed" in line.lower():
-            return line
-    return lines[-1]
-
-
-async def _probe(watched: Watched, bus: Bus) -> None:
+async def _probe(watched: Watched, bus: Bus, logs: Logs) -> None:
     spec = watched.spec()
     probe = HttpProbe(spec.endpoint, spec.readiness.path)
     try:
-        if watched.was_ready or await _becomes_ready(watched, probe, bus):
+        if watched.was_ready or await _becomes_ready(watched, probe, bus, logs):
             watched.ready.set()
             # Kept while it was asked every few milliseconds; now it would only hold up the end of
             # the engine, which first waits 0.1 s for the next question.
             await probe.close()
-            await _stays_alive(watched, probe, bus)
+            await _stays_alive(watched, probe, bus, logs)
     except Exception as error:  # noqa: BLE001 - a task boundary: the bug becomes an event
         bus.post(Event(EventType.BUG, watched.name, message=f"probe: {error!r}"))
     finally:
         await probe.close()
 
 
-async def _becomes_ready(watched: Watched, probe: HttpProbe, bus: Bus) -> bool:
+async def _becomes_ready(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs) -> bool:
     """Poll until it serves and the socket is its own; condemn it when it makes no progress."""
     pause = FIRST_POLL
     endpoint = watched.spec().endpoint
@@ -125,7 +145,11 @@ async def _becomes_ready(watched: Watched, probe: HttpProbe, bus: Bus) -> bool:
                 progress.note = await asyncio.to_thread(_who_answers, endpoint.port, strangers)
         verdict = progress.verdict(readiness.timeout, readiness.deadline)
         if verdict:
-            bus.post(_event(watched, EventType.CONDEMNED, reason="timeout", message=verdict))
+            _condemn(
+                watched,
+                condemned(reason="timeout", verdict=verdict, lines=_tail(watched, logs)),
+                bus,
+            )
             return False
         if progress.changed_note:
             bus.post(_event(watched, EventType.PROGRESS, message=progress.take_note()))
@@ -163,6 +187,7 @@ class _Progress:
     def verdict(self, timeout: float, deadline: float) -> str:
         """Why to give up on it, or an empty string."""
         now = time.monotonic()
+        self._watched.memory.look()
         if now - self._looked >= min(PROGRESS_EVERY, timeout / 4):
             self._looked = now
             self._look(now)
@@ -202,7 +227,7 @@ def _bytes_read(pid: int) -> int:
         return 0
 
 
-async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus) -> None:
+async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs) -> None:
     """Probe at intervals; `failures` in a row condemn it."""
     failed = 0
     # Dozens that became ready together are not to be asked together for ever.
@@ -232,7 +257,11 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus) -> None:
             message = f"health check: {verdict.message} ({failed} of {liveness.failures})"
             bus.post(_event(watched, EventType.UNREADY, reason="unhealthy", message=message))
             if failed >= liveness.failures:
-                bus.post(_event(watched, EventType.CONDEMNED, reason="hung", message=message))
+                _condemn(
+                    watched,
+                    condemned(reason="hung", verdict=message, lines=_tail(watched, logs)),
+                    bus,
+                )
                 return
         await asyncio.sleep(liveness.interval)
 
@@ -247,6 +276,18 @@ async def _answers(probe: HttpProbe, spec: InstanceSpec) -> Verdict:
     message = f"answers {status}" if status else f"no answer in {within:g} s"
     # One that loads, again, is no use to anybody, but does not hang.
     return Verdict("down", message, counts=status != 503)
+
+
+def _condemn(watched: Watched, cause: Cause, bus: Bus) -> None:
+    watched.condemned.set()
+    data: dict[str, object] = {"hint": cause.hint}
+    bus.post(
+        _event(watched, EventType.CONDEMNED, reason=cause.reason, message=cause.told, data=data)
+    )
+
+
+def _tail(watched: Watched, logs: Logs) -> list[str]:
+    return last_lines(logs, watched.name, LINES_SHOWN)
 
 
 def _event(

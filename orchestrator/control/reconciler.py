@@ -16,6 +16,7 @@ from uuid import uuid4
 from orchestrator.control.adoption import runs_as
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
+from orchestrator.core.admission import Budget, BudgetNow
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import (
@@ -43,12 +44,22 @@ MAX_ROUNDS = 8
 class Reconciler:
     """Owns `desired` and `observed`; everybody else reads snapshots and posts events."""
 
-    def __init__(self, *, bus: Bus, store: Store, observed: Observed) -> None:
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        store: Store,
+        observed: Observed,
+        budget: BudgetNow | None = None,
+    ) -> None:
         self._bus = bus
         self._store = store
+        self._budget = budget
         self._executor: Executor | None = None
         self.desired: Desired | None = None
         """None until it is known what is applied: until then nothing is planned."""
+        self.forced = False
+        """What is declared is started whether it fits into memory or not."""
         self.number = 0
         """Which applied set `desired` and `state` are about."""
         self.observed = observed
@@ -103,6 +114,7 @@ class Reconciler:
         # Recorded: from here on a crash leaves nothing behind that a new daemon cannot find.
         for action, start_id in submitted:
             self._act(action, start_id)
+        self._have_looked([event.instance for event in events if event.type is EventType.LOOK])
         self._bus.publish(events)
         return self.plan.wake_at
 
@@ -134,6 +146,7 @@ class Reconciler:
         events: list[Event] = []
         self.desired = new.desired
         self.number = new.number
+        self.forced = new.forced
         self.state = Convergence(converged=False, settled=False)
         if new.event is not None:
             self._fold(new.event, events)
@@ -142,6 +155,8 @@ class Reconciler:
             for name, anew in renewals(new.desired, self.observed).items():
                 kind = EventType.REDO if anew else EventType.RELEASED
                 self._fold(self._bus.stamp(Event(kind, name, reason="apply")), events)
+            for name in [name for name, known in self.observed.items() if known.has_models]:
+                self._fold(self._bus.stamp(Event(EventType.LOOK, name, reason="apply")), events)
         return events
 
     def _recognise(self, events: list[Event]) -> None:
@@ -178,8 +193,12 @@ class Reconciler:
         if self.desired is None:
             self.plan = Plan()
             return
+        budget: Budget | None = None
         for _ in range(MAX_ROUNDS):
-            self.plan = make_plan(self.desired, self.observed, boot_clock())
+            self.plan = make_plan(self.desired, self.observed, boot_clock(), budget)
+            if budget is None and self._counts_memory():
+                budget = self._budget(self.observed) if self._budget is not None else None
+                self.plan = make_plan(self.desired, self.observed, boot_clock(), budget)
             for name in self.plan.forget:
                 self._fold(self._bus.stamp(Event(EventType.FORGOTTEN, name)), events)
             for planned in self.plan.actions:
@@ -190,6 +209,13 @@ class Reconciler:
             if not self.plan.actions:
                 break
         self.state = convergence(self.desired, self.observed, self.plan)
+
+    def _counts_memory(self) -> bool:
+        """Whether the plan starts something of which it is known how much memory it takes."""
+        if self._budget is None or self.forced:
+            return False
+        starts = (one.spec for one in self.plan.actions if one.verb is Verb.START)
+        return any(spec is not None and spec.demand is not None for spec in starts)
 
     def _save(self, events: Iterable[Event]) -> None:
         self._unsaved += events
@@ -207,6 +233,12 @@ class Reconciler:
         if self.store_error:
             self.store_error = ""
             self._bus.post(Event(EventType.STORE_OK, message="state is saved again"))
+
+    def _have_looked(self, names: Iterable[str]) -> None:
+        """Which models these have is looked at now, and not when it would be time to."""
+        assert self._executor is not None, "attached before the first pass"
+        for name in names:
+            self._executor.provision(name)
 
     def _act(self, action: Action, start_id: str) -> None:
         assert self._executor is not None, "attached before the first pass"

@@ -1,18 +1,20 @@
-"""Files in, desired state out: reads, parses, discovers and resolves. Blocking; run in a thread.
+"""Readings in, desired state out: parses, discovers and resolves. Blocking; run in a thread.
 
 The one road from paths to specs: the daemon takes it, and so do `validate` and `plan` without one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.control.reading import Reading, text_of
 from orchestrator.control.toolchain import Toolchain
+from orchestrator.core.admission import Budget, excesses
 from orchestrator.core.catalog import Catalog, CatalogError
 from orchestrator.core.engine import Engine
+from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.modelfile import ModelfileOnDisk, absolute, parse_modelfile
 from orchestrator.core.modelfile_text import ModelfileError
 from orchestrator.core.parse import LoadedProfile, parse_profile
@@ -26,31 +28,14 @@ from orchestrator.core.resolve import (
     Surroundings,
     needed_engines,
     resolve_profile,
-    unite,
 )
-from orchestrator.core.source import MAX_BYTES
-from orchestrator.core.spec import Desired
+from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.union import unite
 from orchestrator.discovery.places import locations, ollama_store
 from orchestrator.discovery.scan import inspect, scan
 from orchestrator.errors import InputError
-from orchestrator.runtime.files import named_files, read_bounded
+from orchestrator.runtime.files import named_files
 from orchestrator.runtime.state import AppliedSource
-
-SUFFIXES = (".yaml", ".yml")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One profile file as it is on disk now. `data` is None when it cannot be read: see `error`."""
-
-    file: str
-    source: AppliedSource
-    data: bytes | None
-    error: str = ""
-
-    @property
-    def revision(self) -> str:
-        return f"sha256:{hashlib.sha256(self.data or b'').hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,46 +61,13 @@ class Machine:
     ephemeral: tuple[int, int]
     promises: Promises = field(default_factory=Promises)
     """Of instances that are applied beside what is resolved."""
-
-
-def read_files(sources: Iterable[AppliedSource]) -> list[Reading]:
-    """Every file of the sources, each once: the last source that names it counts."""
-    readings: dict[str, Reading] = {}
-    for source in sources:
-        if not source.is_folder:
-            readings[source.path] = _read(source.path, source)
-            continue
-        try:
-            names = sorted(os.listdir(source.path))
-        except OSError as error:
-            message = f"cannot be read: {error.strerror}"
-            readings[source.path] = Reading(source.path, source, None, message)
-            continue
-        for name in names:
-            if name.endswith(SUFFIXES) and not name.startswith("."):
-                path = os.path.join(source.path, name)
-                readings[path] = _read(path, source)
-    return list(readings.values())
-
-
-def folders_without(sources: Iterable[AppliedSource], readings: Sequence[Reading]) -> list[Reading]:
-    """An error for each folder without a profile: named by mistake, it would stop everything."""
-    used = {reading.source.path for reading in readings}
-    message = "there is no profile (*.yaml, *.yml) in this folder"
-    return [
-        Reading(source.path, source, None, message)
-        for source in sources
-        if source.is_folder and source.path not in used
-    ]
-
-
-def _read(path: str, source: AppliedSource) -> Reading:
-    try:
-        return Reading(path, source, read_bounded(path, MAX_BYTES))
-    except FileNotFoundError:
-        return Reading(path, source, None, "the file does not exist")
-    except OSError as error:
-        return Reading(path, source, None, f"the file cannot be read: {error.strerror}")
+    beside: Desired = field(default_factory=dict[str, InstanceSpec])
+    """Those instances."""
+    held_gpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    budget: Budget | None = None
+    """The memory that there is; None where that is not asked."""
+    forced: bool = False
+    """What does not fit into memory is only warned of."""
 
 
 def resolve_readings(readings: Sequence[Reading], machine: Machine) -> Resolution:
@@ -146,6 +98,9 @@ def _resolve_loaded(
         if isinstance(config.port, int)
     }
     chooser = PortChooser(machine.held_ports, machine.taken_ports | fixed, machine.ephemeral)
+    gpus = GpuChooser(machine.held_gpus)
+    for spec in machine.beside.values():
+        gpus.promise(spec.demand.gpus if spec.demand is not None else {})
     files: list[ResolvedFile] = []
     warnings: list[Problem] = []
     by_file = {profile.file: profile for profile, _ in loaded}
@@ -154,18 +109,37 @@ def _resolve_loaded(
         promises = machine.promises.and_of(profile.config, profile.folder, home)
         machine = replace(machine, promises=promises)
     for profile, source in loaded:
-        around = _surroundings(profile, source, machine, chooser)
+        around = replace(_surroundings(profile, source, machine, chooser), gpu_chooser=gpus)
         resolved = resolve_profile(profile, around)
         problems += resolved.problems
         warnings += resolved.warnings
         files.append(resolved.file)
     desired, conflicts = unite(files)
     for conflict in conflicts:
-        path = ("instances", conflict.instance)
-        place = by_file[conflict.file].place(path, key=True)
-        problems.append(Problem(conflict.message, place, path, conflict.hint))
+        place = by_file[conflict.file].place(conflict.where, key=True)
+        problems.append(Problem(conflict.message, place, conflict.where, conflict.hint))
+    (warnings if machine.forced else problems).extend(_too_much(desired, files, by_file, machine))
     ordered = sorted(problems, key=lambda p: (p.place.file, p.place.line, p.place.column))
     return Resolution(tuple(files), desired, tuple(ordered), tuple(warnings), chooser.chosen)
+
+
+def _too_much(
+    desired: Desired,
+    files: Iterable[ResolvedFile],
+    by_file: Mapping[str, LoadedProfile],
+    machine: Machine,
+) -> Iterator[Problem]:
+    """What can never fit into memory, with all that is applied beside it."""
+    if machine.budget is None:
+        return
+    files = list(files)
+    for excess in excesses({**machine.beside, **desired}, machine.budget):
+        home = next((file.file for file in files if excess.instance in file.specs), None)
+        # What is applied already is not the fault of what is resolved now.
+        if home is not None:
+            path = ("instances", excess.instance)
+            place = by_file[home].place(path, key=True)
+            yield Problem(excess.message, place, path, excess.hint)
 
 
 def _home(source: AppliedSource) -> str:
@@ -190,6 +164,10 @@ def _surroundings(
         listening=machine.taken_ports,
         modelfiles=_modelfiles(profile, home),
         promises=machine.promises,
+        gpus={
+            key: _gpus(key, profile, source, machine.toolchain)
+            for key in needed_engines(profile.config)
+        },
     )
 
 
@@ -219,31 +197,32 @@ def _present_bases(path: str, text: str | InputError) -> frozenset[str]:
     return frozenset(base for base in bases if named_files(absolute(base, folder)))
 
 
-def text_of(path: str) -> str | InputError:
-    """What a Modelfile says, or why it cannot be read."""
-    try:
-        data = read_bounded(path, MAX_BYTES)
-        if len(data) > MAX_BYTES:
-            return InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB")
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return InputError(f"{path} is not UTF-8 text", hint="save it as UTF-8")
-    except FileNotFoundError:
-        return InputError(f"{path} does not exist")
-    except OSError as error:
-        return InputError(f"{path} cannot be read: {error.strerror}")
-
-
 def _engine(
     key: EngineKey, profile: LoadedProfile, source: AppliedSource, toolchain: Toolchain
 ) -> Engine | InputError:
-    name, binary = key
-    if binary is not None and "/" in binary:
-        binary = os.path.normpath(os.path.join(profile.folder, os.path.expanduser(binary)))
+    name, binary = _named(key, profile)
     try:
         return toolchain.engine(name, binary, source.env)
     except InputError as error:
         return error
+
+
+def _gpus(
+    key: EngineKey, profile: LoadedProfile, source: AppliedSource, toolchain: Toolchain
+) -> tuple[Gpu, ...]:
+    name, binary = _named(key, profile)
+    try:
+        return toolchain.gpus(name, binary, source.env)
+    except InputError:
+        return ()
+
+
+def _named(key: EngineKey, profile: LoadedProfile) -> EngineKey:
+    """The engine with the path of its binary made whole."""
+    name, binary = key
+    if binary is not None and "/" in binary:
+        binary = os.path.normpath(os.path.join(profile.folder, os.path.expanduser(binary)))
+    return name, binary
 
 
 def _catalog(profile: LoadedProfile, source: AppliedSource, machine: Machine) -> Catalog:

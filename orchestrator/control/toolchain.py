@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.engine import Engine
+from orchestrator.core.gpu import Gpu
 from orchestrator.core.spec import InputFile
 from orchestrator.engines.flags import FlagTable, table_from_json
 from orchestrator.engines.llama_server import LlamaServer
 from orchestrator.engines.ollama import Ollama
 from orchestrator.engines.ollama_settings import Variables, variables_from_json
 from orchestrator.runtime.binaries import FoundBinary, find_llama_server, find_ollama
+from orchestrator.runtime.gpus import gpu_nodes, list_gpus
 
 _FOLDER = "flags"
 _KEPT = 16
@@ -33,6 +35,7 @@ class Toolchain:
         self._folder = os.path.join(cache_dir, _FOLDER)
         self._tables: dict[str, FlagTable] = {}
         self._settings: dict[str, Variables] = {}
+        self._gpus: dict[tuple[str, tuple[str, ...]], tuple[Gpu, ...]] = {}
 
     def engine(self, name: str, explicit: str | None, env: Mapping[str, str]) -> Engine:
         """The engine of that name, as a profile's `engine:` says it. Raises `InputError`."""
@@ -69,6 +72,24 @@ class Toolchain:
             self._table(found, env),
             embedded=found.embedded,
         )
+
+    def gpus(self, name: str, explicit: str | None, env: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """The GPUs that an engine lists; of Ollama none, for it lists none.
+
+        Runs the binary the first time that it is seen beside these devices. Raises as the engine.
+        """
+        nodes = gpu_nodes()
+        if name != "llama-server" or not nodes:
+            return ()
+        found = find_llama_server(explicit=explicit, env=env)
+        key = (found.fingerprint, nodes)
+        if key not in self._gpus:
+            self._gpus[key] = list_gpus(found, env)
+        return self._gpus[key]
+
+    def gpu_totals(self) -> dict[int, int]:
+        """Bytes of every GPU that was listed so far."""
+        return {gpu.index: gpu.total for listed in self._gpus.values() for gpu in listed}
 
     def _table(self, found: FoundBinary, env: Mapping[str, str]) -> FlagTable:
         key = found.fingerprint

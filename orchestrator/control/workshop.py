@@ -7,11 +7,12 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable
 
-from orchestrator.core.provision import same_name
+from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.spec import Desired, Imported
 from orchestrator.runtime.digests import Digests
 from orchestrator.runtime.made import MadeRecord
 from orchestrator.runtime.store_files import TimesKept
+from orchestrator.runtime.whole import WholeRecord
 
 PULLS = 3
 """Pulls at once. More only share the same line."""
@@ -23,6 +24,7 @@ class Workshop:
     def __init__(self, cache_dir: str, desired: Callable[[], Desired | None]) -> None:
         self.digests = Digests(os.path.join(cache_dir, "digests.json"))
         self.made = MadeRecord(os.path.join(cache_dir, "made.json"))
+        self.whole = WholeRecord(os.path.join(cache_dir, "whole.json"))
         self.times = TimesKept()
         self.pulls = asyncio.Semaphore(PULLS)
         self._desired = desired
@@ -55,9 +57,4 @@ class Workshop:
         desired = self._desired()
         if desired is None:
             return True
-        return any(
-            spec.holds is not None
-            and spec.holds.store == store
-            and any(same_name(model.name) == same_name(name) for model in spec.holds.models)
-            for spec in desired.values()
-        )
+        return kept_by(name, store, desired.values()) is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.spec import Demand, Desired, InstanceSpec
-from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
+from orchestrator.core.status import ALIVE, SERVING, Observed, Phase
 from orchestrator.core.units import format_size
 
 DOUBT = 0.15
@@ -60,22 +60,19 @@ class Ledger:
         self._budget = budget
         self._held: dict[str, Demand] = {}
         self._growing: set[str] = set()
-        self._choosing: dict[int, str] = {}
+        self._loading: set[str] = set()
         for status in observed.values():
             if budget is not None and status.phase in ALIVE and status.managed:
-                self._enter(status.spec, status.spec.demand, grows=status.phase in SERVING)
-                self._note_choice(status)
+                self._enter(status.spec, status.phase)
 
-    def _enter(self, spec: InstanceSpec, demand: Demand | None, *, grows: bool) -> None:
-        if demand is not None:
-            self._held[spec.name] = demand
-            if grows:
-                self._growing.add(spec.name)
-
-    def _note_choice(self, status: InstanceStatus) -> None:
-        demand = status.spec.demand
-        if demand is not None and demand.fits_itself and status.phase is Phase.STARTING:
-            self._choosing.update(dict.fromkeys(demand.gpus, status.name))
+    def _enter(self, spec: InstanceSpec, phase: Phase) -> None:
+        if spec.demand is None:
+            return
+        self._held[spec.name] = spec.demand
+        if phase in SERVING:
+            self._growing.add(spec.name)
+        if phase is Phase.STARTING:
+            self._loading.add(spec.name)
 
     def objection(self, spec: InstanceSpec) -> str | None:
         """Why this one cannot be started now, with the arithmetic; None when it can, and then it
@@ -87,13 +84,17 @@ class Ledger:
             message = self._shortage(demand, place, room)
             if message is not None:
                 return message
-        if demand.fits_itself:
-            for place in demand.gpus:
-                if place in self._choosing:
-                    other = self._choosing[place]
-                    return f"{other} is choosing its share of GPU {place}: one after the other"
-            self._choosing.update(dict.fromkeys(demand.gpus, spec.name))
-        self._enter(spec, demand, grows=True)
+        message = self._rivalry(demand) if demand.fits_itself else None
+        if message is None:
+            self._enter(spec, Phase.STARTING)
+        return message
+
+    def _rivalry(self, demand: Demand) -> str | None:
+        """Two that look at the same time how much of a GPU is free would both take it."""
+        for name in self._loading:
+            shared = self._held[name].gpus.keys() & demand.gpus.keys()
+            if self._held[name].fits_itself and shared:
+                return f"{name} is choosing its share of GPU {min(shared)}: one after the other"
         return None
 
     def _shortage(self, demand: Demand, place: int, room: Room) -> str | None:
@@ -102,11 +103,14 @@ class Ledger:
         if needs <= 0 or needs * (1.0 if demand.declared else 1.0 - DOUBT) <= free:
             return None
         about = "" if demand.declared else "about "
-        where = _where(place, room)
+        where = f" on GPU {place}" if place != HOST else ""
         message = f"needs {about}{_size(needs)} of memory{where}, "
         message += f"{_size(max(free, 0))} of {_size(room.total)} are free"
         held = {name: _at(one, place) for name, one in self._held.items()}
-        return message + _listed(held, ": {} has {}")
+        message += _listed(held, ": {} has {}")
+        if place == HOST and demand.least is not None:
+            message += "; with a ctx-size below the model's own it needs less"
+        return message
 
     def _needs(self, demand: Demand, place: int, room: Room) -> int:
         """What a start would add: a file that is mapped already costs nothing more."""
@@ -133,8 +137,9 @@ class Ledger:
     def _free(self, place: int, room: Room) -> int:
         """What is free, less what those that run have not taken yet, but will."""
         if place != HOST:
-            held = sum(demand.gpus.get(place, 0) for demand in self._held.values())
-            return min(room.free, room.total - held)
+            shares = {name: demand.gpus.get(place, 0) for name, demand in self._held.items()}
+            coming = sum(shares[name] for name in self._loading)
+            return min(room.free - coming, room.total - sum(shares.values()))
         taken: Mapping[str, int] = self._budget.taken if self._budget is not None else _NOTHING
         weights = sum(self._mapped().values())
         own = {name: demand.host for name, demand in self._held.items()}
@@ -169,13 +174,12 @@ def _together(known: Mapping[str, Demand], place: int, room: Room) -> list[Exces
 
 
 def _excess(name: str, shares: Mapping[str, int], place: int, room: Room) -> Excess:
-    where = _where(place, room) or " here"
+    whose = f"GPU {place}" if place != HOST else room.limit or "this machine"
+    more = f"more than the {_size(room.total)} of {whose}"
     if len(shares) == 1:
-        message = f"{name} needs {_size(shares[name])} of memory, more than the "
-        message += f"{_size(room.total)} that there are{where}"
+        message = f"{name} needs {_size(shares[name])} of memory, {more}"
     else:
-        message = f"these instances need {_size(sum(shares.values()))} of memory together, more "
-        message += f"than the {_size(room.total)} that there are{where}"
+        message = f"together these instances need {_size(sum(shares.values()))} of memory, {more}"
         message += _listed(shares, ": {} {}")
     hint = "a smaller ctx-size or fewer instances; `resources: {memory: ...}` where the estimate "
     return Excess(name, message, hint + "is wrong; --force to try all the same")
@@ -211,12 +215,6 @@ def _at(demand: Demand, place: int) -> int:
     if place != HOST:
         return demand.gpus.get(place, 0)
     return demand.host + sum(demand.mapped.values())
-
-
-def _where(place: int, room: Room) -> str:
-    if place != HOST:
-        return f" on GPU {place}"
-    return f" within {room.limit}" if room.limit else ""
 
 
 def _listed(shares: Mapping[str, int], form: str) -> str:

@@ -6,6 +6,9 @@ from zlib import crc32
 
 from orchestrator.core.spec import RestartPolicy
 
+LONGEST_WAIT = 2.0
+"""Seconds between two looks at what passes by itself, at most."""
+
 
 def delay_before(streak: int, *, was_ready: bool, policy: RestartPolicy, seed: str) -> float:
     """Seconds until the next start after `streak` earlier failures in a row.

@@ -40,6 +40,10 @@ class Metadata:
     """Key/value heads of all layers together, where the layers differ."""
     sliding_window: int | None = None
     """Tokens that a layer with windowed attention looks back."""
+    windowed_layers: int | None = None
+    """Layers with windowed attention, where the header says it layer by layer."""
+    repacked_bytes: int | None = None
+    """Bytes of the matrices of which a CPU keeps a second, rearranged copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,10 +94,8 @@ def _on_host(loading: Loading, weights: Weights, whole: MemoryEstimate, share: f
     """What stays in the machine's memory. Of what was repacked the file is not read again."""
     rest = 1.0 - share
     cache = (whole.kv_cache or 0) * (rest if loading.cache_on_gpu else 1.0)
-    repacked = min(whole.repacked, whole.weights) * rest
-    own = int(cache + repacked) + (whole.compute or 0) + whole.program
-    if not loading.mapped:
-        return Demand(host=own + int((whole.weights - repacked) * rest))
-    cold = (whole.weights * rest - repacked) / max(whole.weights, 1)
-    mapped = {path: int(size * max(cold, 0.0)) for path, size in weights.files.items()}
-    return Demand(host=own, mapped=mapped)
+    own = int(cache + whole.repacked * rest) + (whole.compute or 0) + whole.program
+    if not loading.load.mapped:
+        return Demand(host=own + int(whole.weights * rest))
+    read = (whole.weights - whole.repacked) * rest / max(whole.weights, 1)
+    return Demand(host=own, mapped={file: int(size * read) for file, size in weights.files.items()})

@@ -117,11 +117,13 @@ def live_drift(
         if name == "demand":
             found += _demand_drift(old, new)
             continue
-        if not is_dataclass(old) or not is_dataclass(new):
+        # One of them may be missing: what was adopted by its mark alone has no more than a process.
+        shape = old if old is not None else new
+        if not is_dataclass(shape):
             found.append(Drift(name, _plain(old), _plain(new)))
             continue
-        for part in fields(old):
-            before, after = getattr(old, part.name), getattr(new, part.name)
+        for part in fields(shape):
+            before, after = getattr(old, part.name, None), getattr(new, part.name, None)
             if before != after:
                 found.append(Drift(f"{name}.{part.name}", before, after))
     return tuple(replace(one, kind=LIVE) for one in found)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.problem import listing
+from orchestrator.core.status import Observed
 
 _DEVICE = re.compile(r"\s*([A-Za-z]+)(\d+): (.*) \((\d+) MiB, (\d+) MiB free\)\s*")
 
@@ -97,6 +98,13 @@ def roomiest(needed: int, gpus: Sequence[Gpu], promised: Mapping[int, int]) -> t
 
 def _joined(chosen: Sequence[int]) -> str:
     return ",".join(map(str, chosen))
+
+
+def held_gpus(observed: Observed) -> dict[str, tuple[int, ...]]:
+    """The GPUs that instances have, by name."""
+    return {
+        name: status.spec.gpus for name, status in observed.items() if status.spec.gpus is not None
+    }
 
 
 @dataclass(slots=True)

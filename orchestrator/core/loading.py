@@ -69,7 +69,6 @@ class Loading:
     """
 
     load: Load = field(default_factory=Load)
-    mapped: bool = True
     gpu_layers: int | None = None
     cache_on_gpu: bool = True
     fits_itself: bool = True
@@ -100,8 +99,8 @@ def loading_of(argv: Sequence[str], env: Mapping[str, str]) -> Loading:
             micro_batch=_micro_batch(said),
             full_window=said.get("full-window") in _TRUE,
             repack=said.get("repack", "1") in _TRUE,
+            mapped=said.get("load-mode") not in _READ_WHOLE,
         ),
-        mapped=said.get("load-mode") not in _READ_WHOLE,
         gpu_layers=layers,
         cache_on_gpu=said.get("cache-on-gpu", "1") in _TRUE,
         fits_itself=fits and layers is None,

@@ -4,7 +4,8 @@ What it is made of, as llama.cpp allocates it:
 
 weights         the tensor data, mapped from the file: its size on disk.
 repacked        the second, rearranged copy that a CPU keeps of matrices in some quantizations
-                (`repack.cpp` of ggml-cpu). What the file has of them is not read again.
+                (`repack.cpp` of ggml-cpu). What the file has of them is not read again, and where
+                weights are not mapped it is not kept.
 KV cache        per layer and cell, one key and one value row:
                 cells x heads_kv x (key_length x bytes(k) + value_length x bytes(v)).
                 Source: llama_kv_cache in src/llama-kv-cache.cpp (n_embd_k_gqa, n_embd_v_gqa rows of
@@ -89,6 +90,8 @@ class Load:
     full_window: bool = False
     """Windowed layers keep the whole context (`--swa-full`)."""
     repack: bool = True
+    mapped: bool = True
+    """The weights are read in place, in the file, and not copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +139,11 @@ def estimate(metadata: Metadata, *, size_bytes: int, load: Load | None = None) -
     cells = _padded(-(-wanted // streams))
     batch = min(load.micro_batch, wanted)
     tokens = metadata.vocabulary_size or 0
+    repacked = min(metadata.repacked_bytes or 0, size_bytes) if load.repack else 0
     return MemoryEstimate(
         context=wanted,
-        weights=size_bytes,
-        repacked=(metadata.repacked_bytes or 0) if load.repack else 0,
+        weights=size_bytes if load.mapped else size_bytes - repacked,
+        repacked=repacked,
         kv_cache=_kv_cache(metadata, load, cells, streams),
         compute=_touched(metadata, batch),
         reserved=_reserved(metadata, cells, batch),

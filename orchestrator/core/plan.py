@@ -153,7 +153,8 @@ def _adjust(
     if status.phase is Phase.STOPPING:
         return _kill(spec.name) if status.hurry else None
     asked_to_end = status.held or bool(status.condemned)
-    if spec.awaits is not None and status.phase in SERVING and not asked_to_end:
+    goes_on = status.phase in SERVING and not asked_to_end and not _is_in_the_way(status, desired)
+    if spec.awaits is not None and goes_on:
         # What it runs with is gone from where it was found; what it has read, it has.
         return None
     if status.held:
@@ -167,6 +168,12 @@ def _adjust(
     if status.condemned:
         return Action(Verb.STOP, spec.name, reason=status.condemned, message=status.message)
     return _adjust_serving(spec, status, drift, live, accepted=accepted)
+
+
+def _is_in_the_way(status: InstanceStatus, desired: Desired) -> bool:
+    """It listens where another is to: perhaps the very one that is to bring its model."""
+    mine = status.spec.endpoint
+    return any(s.name != status.name and overlaps(s.endpoint, mine) for s in desired.values())
 
 
 def _adjust_serving(
@@ -256,6 +263,11 @@ def _blocked(spec: InstanceSpec, desired: Desired, observed: Observed) -> Waitin
             and overlaps(other.spec.endpoint, spec.endpoint)
         ):
             return Waiting("blocked", f"port {spec.endpoint.port} is still held by {other.name}")
+    for declared in desired.values():
+        if declared.name != spec.name and overlaps(declared.endpoint, spec.endpoint):
+            # Only what goes back to what it was can find its port given away.
+            message = f"port {spec.endpoint.port}, which it had, is {declared.name}'s by now"
+            return Waiting("blocked", message)
     return None
 
 
@@ -298,20 +310,6 @@ def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
         elif status.held or any(model.given_up for model in status.models):
             found[name] = False
     return found
-
-
-def has_models(status: InstanceStatus) -> bool:
-    """Whether it serves models that somebody could have removed from its server."""
-    return (
-        status.phase in SERVING
-        and status.spec.holds is not None
-        and (bool(status.spec.holds.models))
-    )
-
-
-def is_doubted(status: InstanceStatus) -> bool:
-    """Whether its models are being looked at: what is known of them may not be so any more."""
-    return status.looking and has_models(status)
 
 
 def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, ...]:
@@ -370,7 +368,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
         elif (awaited := desired[name].awaits) and _runs_another(desired[name], status):
             missing.append(f"{name}: as before ({_awaiting(awaited, observed)})")
             moving = moving or _is_coming(awaited, observed)
-        elif is_doubted(status):
+        elif status.doubted:
             missing.append(f"{name}: its models are looked at")
             moving = True
         else:

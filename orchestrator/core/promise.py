@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.profile import OllamaConfig, Profile
+from orchestrator.core.provision import same_name
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ModelState, Observed
 from orchestrator.core.tag import BadTagError, canonical
@@ -19,13 +20,21 @@ from orchestrator.core.tag import BadTagError, canonical
 @dataclass(frozen=True, slots=True)
 class Promises:
     """`models` is instance by tag, `stores` the folders that those models will be in, `kept` the
-    tags that their servers have by now."""
+    tags that their servers have by now; tags are folded (`same_name`)."""
 
     models: Mapping[str, str] = field(default_factory=dict[str, str])
     stores: tuple[str, ...] = ()
     kept: frozenset[str] = frozenset()
 
-    def and_of(self, profile: Profile, folder: str, home: str = "~") -> Promises:
+    def by(self, tag: str) -> str | None:
+        """The instance that is to bring it."""
+        return self.models.get(same_name(tag))
+
+    def has_kept(self, tag: str) -> bool:
+        """Whether its server has it by now."""
+        return same_name(tag) in self.kept
+
+    def and_of(self, profile: Profile, folder: str, home: str) -> Promises:
         """With those of a profile that lies in `folder`; `home` is the caller's."""
         models, stores = dict(self.models), list(self.stores)
         for name, config in profile.instances.items():
@@ -39,15 +48,17 @@ class Promises:
         models, stores = dict(self.models), list(self.stores)
         for spec in specs:
             if spec.holds is not None:
-                models.update(dict.fromkeys((m.name for m in spec.holds.models), spec.name))
+                models.update(
+                    dict.fromkeys((same_name(m.name) for m in spec.holds.models), spec.name)
+                )
                 stores += [spec.holds.store] if spec.holds.store else []
         return Promises(models, tuple(dict.fromkeys(stores)), self.kept)
 
 
 def kept_promises(observed: Observed) -> frozenset[str]:
-    """The tags of all models that are present on an instance."""
+    """The folded tags of all models that are present on an instance."""
     return frozenset(
-        model.name
+        same_name(model.name)
         for status in observed.values()
         for model in status.models
         if model.state is ModelState.PRESENT
@@ -66,7 +77,7 @@ def _tags(config: OllamaConfig) -> Iterable[str]:
     for model in config.models:
         tag = tag_or_none(model.name or model.pull or "")
         if tag is not None:
-            yield tag
+            yield same_name(tag)
 
 
 def _store(config: OllamaConfig, profile: Profile, folder: str, home: str) -> list[str]:

@@ -125,6 +125,7 @@ def due(
 ) -> Due:
     """What to begin now. `tags` by folded name, `grounds` by name; `now` as in `retry_at`."""
     needs = {same_name(m.name): do for m in models if (do := _needs(m, tags, grounds)) is not None}
+    declared = {same_name(model.name): model.name for model in models}
     steps: list[Step] = []
     waits: dict[str, str] = {}
     wakes: list[float] = []
@@ -135,7 +136,7 @@ def due(
             continue
         base = same_name(ground.base)
         if base in needs and base != same_name(model.name):
-            waits[model.name] = ground.base
+            waits[model.name] = declared[base]
         elif ground.retry_at is not None and ground.retry_at > now:
             wakes.append(ground.retry_at)
         else:

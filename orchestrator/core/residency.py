@@ -22,8 +22,6 @@ SETTLE = 6.0
 not there yet. Ollama itself waits up to five for the memory of a GPU."""
 STEADY = 600.0
 """Seconds in memory after which earlier losses do not count."""
-DEFAULT_LIMIT = 3
-"""How many models Ollama keeps in memory where nothing else is said, on a machine without GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,9 @@ class Absence(StrEnum):
 class Tenure:
     """What is remembered of weights in memory. Instants are wall-clock seconds.
 
-    `since` is when they were first seen there, None while they are not. `expires_at` is what the
-    server said last, `looked_at` when.
+    `since` is when they were first seen there, None while they are not; `left_at` is when they were
+    last seen there. `expires_at` is what the server said last, `looked_at` when. `crowd` is how
+    many were in memory when they had to leave it, None where that is not known.
     """
 
     was: bool = False
@@ -73,6 +72,8 @@ class Tenure:
     losses: int = 0
     absence: Absence | None = None
     load_at: float = 0.0
+    left_at: float = 0.0
+    crowd: int | None = None
 
     @property
     def rested(self) -> bool:
@@ -86,12 +87,14 @@ class Tenure:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """`load` is to be brought into memory, `hold` to be told again how long it stays there (under
-    the name by which it is there), `lost` has just left it. `tenures` is what to remember."""
+    the name by which it is there), `lost` has just left it, or found its place taken. `tenures` is
+    what to remember, and so is `arrived`: since when each is in memory."""
 
     load: tuple[Resident, ...] = ()
     hold: tuple[tuple[Resident, Loaded], ...] = ()
     lost: tuple[Resident, ...] = ()
     tenures: Mapping[str, Tenure] = field(default_factory=dict[str, Tenure])
+    arrived: Mapping[str, float] = field(default_factory=dict[str, float])
     wake_at: float | None = None
 
 
@@ -136,55 +139,77 @@ def outlook(
     limit: int | None,
     busy: Collection[str] = (),
     dead: Collection[str] = (),
+    arrived: Mapping[str, float] | None = None,
 ) -> Outlook:
     """What to do about memory.
 
-    `busy` are blobs that something is being done about right now, `dead` those whose process was
-    killed: they are not in `loaded`, whatever their server says.
+    `limit` is how many models the server keeps there, None where nobody says. `busy` are blobs that
+    something is being done about right now, `dead` those whose process was killed: they are not in
+    `loaded`, whatever their server says. `arrived` is what the last outlook said.
     """
     there = {one.blob: one for one in loaded}
-    ours = {resident.blob for resident in wanted if resident.preload}
-    crowd = _Crowd(
-        full=len(loaded) >= (limit or DEFAULT_LIMIT),
-        strangers=any(blob not in ours for blob in there),
-    )
-    room = (limit or DEFAULT_LIMIT) - len({*there, *busy})
+    before = {blob: at for blob, at in (arrived or {}).items() if blob in there}
+    since = {blob: before.get(blob, now) for blob in there}
+    # When we loaded one is known better than when it was first seen there.
+    known = {blob: tenures[blob].since for blob in there if blob in tenures}
+    crowd = _Crowd(since | {blob: at for blob, at in known.items() if at is not None}, limit)
+    count = len({*there, *busy})
     load: list[Resident] = []
     hold: list[tuple[Resident, Loaded]] = []
     lost: list[Resident] = []
     after: dict[str, Tenure] = {}
     wakes: list[float] = []
     for resident in wanted:
-        before = tenures.get(resident.blob, Tenure())
+        tenure = tenures.get(resident.blob, Tenure())
         entry = there.get(resident.blob)
         if resident.blob in busy:
-            after[resident.blob] = before
+            after[resident.blob] = tenure
             continue
         if entry is not None:
-            if _cut_short(resident, entry, before, now):
+            if _cut_short(resident, entry, tenure, now):
                 hold.append((resident, entry))
-            after[resident.blob] = _seen(before, entry, now)
+            after[resident.blob] = _seen(tenure, entry, now)
             continue
-        tenure = _gone(resident, before, crowd, now=now, killed=resident.blob in dead)
-        if tenure is not before:
-            lost.append(resident)
-        after[resident.blob] = tenure
-        if not resident.preload or tenure.rested or not resident.keep_alive:
-            continue
-        if tenure.load_at > now:
-            wakes.append(tenure.load_at)
-        elif not tenure.was or room > 0:
-            room -= 1
+        gone = _gone(resident, tenure, crowd, now=now, killed=resident.blob in dead)
+        asked = resident.preload and not gone.rested and bool(resident.keep_alive)
+        if asked and gone.load_at > now:
+            wakes.append(gone.load_at)
+        elif asked and not crowd.has_room_for(gone, count):
+            gone = _waiting(gone, crowd, now)
+        elif asked:
+            count += 1
             load.append(resident)
-    return Outlook(tuple(load), tuple(hold), tuple(lost), after, min(wakes, default=None))
+        if gone.absence is not tenure.absence or gone.losses != tenure.losses:
+            lost.append(resident)
+        after[resident.blob] = gone
+    wake_at = min(wakes, default=None)
+    return Outlook(tuple(load), tuple(hold), tuple(lost), after, since, wake_at)
 
 
 @dataclass(frozen=True, slots=True)
 class _Crowd:
-    """Whether there was somebody to make room for."""
+    """What is in memory: since when each, and how many there may be, where that is known."""
 
-    full: bool = False
-    strangers: bool = False
+    since: Mapping[str, float]
+    limit: int | None
+
+    def has_pushed_out(self, left_at: float) -> bool:
+        """Whether what was last seen then had to make room for another."""
+        full = self.limit is not None and len(self.since) >= self.limit
+        return full or any(at > left_at for at in self.since.values())
+
+    def has_room_for(self, tenure: Tenure, count: int) -> bool:
+        """Whether there is a place for it beside `count` others."""
+        if not tenure.was:
+            # Nothing has shown yet that there is none: the server makes room, if it can.
+            return True
+        if self.limit is not None:
+            return count < self.limit
+        # Nobody says how many fit. As many as were there when it had to leave leave no place.
+        return tenure.absence is not Absence.EVICTED or count < self._crowded_at(tenure)
+
+    def _crowded_at(self, tenure: Tenure) -> int:
+        return max(len(self.since), 1) if tenure.crowd is None else tenure.crowd
 
 
 def _cut_short(resident: Resident, entry: Loaded, before: Tenure, now: float) -> bool:
@@ -220,21 +245,38 @@ def _gone(resident: Resident, before: Tenure, crowd: _Crowd, *, now: float, kill
     """Of what is not in memory; the same as before when that is no news."""
     if before.since is None:
         made_way = before.absence is Absence.UNLOADED and before.load_at > now
-        if made_way and (crowd.full or crowd.strangers):
+        if made_way and crowd.has_pushed_out(before.left_at):
             # It was on its way out for another, as is seen only now.
-            return replace(before, absence=Absence.EVICTED, load_at=now + _pause(before.losses))
+            return _evicted(before, crowd, now)
         return before
     losses = before.losses + 1
-    gone = Tenure(was=True, losses=losses)
+    left_at = max(before.since, before.looked_at or 0.0)
+    gone = Tenure(was=True, losses=losses, left_at=left_at)
     if killed:
         return replace(gone, absence=Absence.KILLED, load_at=now + _pause(losses - 1))
     expired = before.expires_at is not None and before.expires_at <= now + SLACK
     if expired and resident.keep_alive != FOREVER:
         return replace(gone, losses=before.losses, absence=Absence.RESTED)
-    if crowd.full or crowd.strangers:
-        return replace(gone, absence=Absence.EVICTED, load_at=now + _pause(losses))
+    if crowd.has_pushed_out(left_at):
+        return _evicted(gone, crowd, now)
     pause = max(_pause(losses - 1), SETTLE)
     return replace(gone, absence=Absence.UNLOADED, load_at=now + pause)
+
+
+def _evicted(gone: Tenure, crowd: _Crowd, now: float) -> Tenure:
+    return replace(
+        gone,
+        absence=Absence.EVICTED,
+        load_at=now + _pause(gone.losses),
+        crowd=max(len(crowd.since), 1),
+    )
+
+
+def _waiting(gone: Tenure, crowd: _Crowd, now: float) -> Tenure:
+    """Of what finds no room: it is not on its way, and whoever waits for it is to know."""
+    if gone.absence is Absence.EVICTED:
+        return gone if gone.crowd is not None else replace(gone, crowd=max(len(crowd.since), 1))
+    return gone if gone.absence is None else _evicted(gone, crowd, now)
 
 
 def _pause(losses: int) -> float:

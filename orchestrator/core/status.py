@@ -193,6 +193,17 @@ class InstanceStatus:
         """False for a server that was attached to."""
         return self.attached is None
 
+    @property
+    def has_models(self) -> bool:
+        """Whether it serves models that somebody could have removed from its server."""
+        holds = self.spec.holds
+        return self.phase in SERVING and holds is not None and bool(holds.models)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether its models are being looked at: what is known of them may not be so now."""
+        return self.looking and self.has_models
+
 
 Observed = dict[str, InstanceStatus]
 

@@ -31,6 +31,9 @@ EMBEDDING_ARCHITECTURES = frozenset(
 NOT_MODELS = frozenset({"adapter", "imatrix"})
 """`general.type` of files that go beside a model."""
 
+REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
+"""Types of which a CPU keeps a rearranged copy (ggml-cpu, with AVX2 or NEON)."""
+
 _THINKING = re.compile(
     r"<think>|<seed:think>|\[THINK\]|<\|channel\|>analysis|enable_thinking|thinking_budget"
     r"|reasoning_content|reasoning_effort",
@@ -84,6 +87,7 @@ def _metadata(header: Header) -> Metadata:
         key.startswith("tokenizer.chat_template") for key in header.lengths
     )
     per_layer = header.values.get(f"{architecture}.attention.head_count_kv")
+    windowed = header.values.get(f"{architecture}.attention.sliding_window_pattern")
     return Metadata(
         architecture=architecture,
         name=_text(header, "general.name"),
@@ -104,7 +108,28 @@ def _metadata(header: Header) -> Metadata:
         complete=header.complete,
         heads_kv_total=int(sum(per_layer)) if isinstance(per_layer, tuple) else None,
         sliding_window=_number(header, f"{architecture}.attention.sliding_window"),
+        windowed_layers=sum(map(bool, windowed)) if isinstance(windowed, tuple) else None,
+        repacked_bytes=_repacked(header, architecture),
     )
+
+
+def _repacked(header: Header, architecture: str | None) -> int | None:
+    """Bytes of the matrices that a CPU rearranges for itself: not those of the token embeddings,
+    which are only looked up."""
+    if header.tensors is None:
+        return None
+    total = 0
+    for kind, elements in header.tensors.elements.items():
+        name, block, size = TENSOR_TYPES.get(kind, ("", 1, 0))
+        if name in REPACKED:
+            total += elements // block * size
+    if not total or _dominant(header.tensors) not in REPACKED:
+        return total
+    columns = _number(header, f"{architecture}.embedding_length") or 0
+    rows = header.lengths.get("tokenizer.ggml.tokens") or 0
+    kind = max(sorted(header.tensors.elements), key=header.tensors.elements.__getitem__)
+    _, block, size = TENSOR_TYPES[kind]
+    return max(total - rows * columns // block * size, 0)
 
 
 def _thinking(template: str | None, header: Header) -> bool | None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from orchestrator.core.naming import DEFAULT_NAMESPACE, DEFAULT_REGISTRY
 from orchestrator.core.tag import BadTagError, canonical
 
-DEFAULT_HOST = "registry.ollama.ai"
-DEFAULT_NAMESPACE = "library"
+DEFAULT_PLACES = (DEFAULT_REGISTRY.rstrip("/"), DEFAULT_NAMESPACE.rstrip("/"))
+"""Host and namespace of a name that gives neither."""
 MAX_MANIFEST = 1 << 20
 """Bytes of a manifest or of its config; real ones have a few hundred."""
 
@@ -63,9 +64,9 @@ class Manifest:
 
 def display_name(host: str, namespace: str, name: str, tag: str) -> str:
     """A model as Ollama shows it: what is its default is left out, except the tag."""
-    if host != DEFAULT_HOST:
+    if host != DEFAULT_PLACES[0]:
         return f"{host}/{namespace}/{name}:{tag}"
-    if namespace != DEFAULT_NAMESPACE:
+    if namespace != DEFAULT_PLACES[1]:
         return f"{namespace}/{name}:{tag}"
     return f"{name}:{tag}"
 
@@ -78,7 +79,7 @@ def split_name(name: str) -> tuple[str, str, str, str] | None:
         return None
     *places, last = whole.split("/")
     base, _, tag = last.rpartition(":")
-    host, namespace = [*(DEFAULT_HOST, DEFAULT_NAMESPACE)[: 2 - len(places)], *places]
+    host, namespace = [*DEFAULT_PLACES[: 2 - len(places)], *places]
     return host, namespace, base, tag
 
 

@@ -1,7 +1,8 @@
 """Whether models on disk are what they should be: blobs against their digests, GGUF by structure.
 
-`quick_check` costs one stat for each blob. `verify` reads every byte of the blobs, as many at a
-time as it is given threads: hashing lets go of the interpreter, so threads are all it takes.
+`quick_check` and `glance` cost one stat for each blob. `verify` reads every byte of the blobs, as
+many at a time as it is given threads: hashing lets go of the interpreter, so threads are all it
+takes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from orchestrator.core.spec import FileIdentity
 from orchestrator.discovery.gguf_header import HeaderError, read_header
 from orchestrator.discovery.ollama_manifest import (
     Layer,
@@ -23,6 +25,7 @@ from orchestrator.discovery.ollama_manifest import (
     manifest_path,
     read_manifest,
 )
+from orchestrator.discovery.walk import identity_of
 
 CHUNK = 1 << 20
 """Bytes read at once: system calls are cheap then, and a core's cache still holds them."""
@@ -73,17 +76,41 @@ class Tally:
             self.done += count
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What is plainly wrong with a model (`fault`); its blobs, and which files they are (`seen`, by
+    path). The blobs are all of them only where nothing is wrong."""
+
+    fault: Fault | None = None
+    blobs: tuple[Check, ...] = ()
+    seen: Mapping[str, FileIdentity] = field(default_factory=dict[str, FileIdentity])
+
+
+def glance(store: str, tag: str) -> Glance:
+    """A look at names, sizes and identities: one stat for each blob."""
+    manifest = _manifest(store, tag)
+    if isinstance(manifest, Fault):
+        return Glance(manifest)
+    blobs: list[Check] = []
+    seen: dict[str, FileIdentity] = {}
+    for layer in manifest.contents():
+        check = check_of(store, layer, (manifest,))
+        fault = _present(check, seen)
+        if fault is not None:
+            return Glance(fault, tuple(blobs), seen)
+        blobs.append(check)
+    return Glance(None, tuple(blobs), seen)
+
+
 def quick_check(store: str, tag: str) -> Fault | None:
     """What plainly keeps a model of the store from being whole: no manifest, no blob, or a blob of
     another size. None when there is nothing."""
-    manifest = _manifest(store, tag)
-    if isinstance(manifest, Fault):
-        return manifest
-    for layer in manifest.contents():
-        fault = _present(check_of(store, layer, (manifest,)))
-        if fault is not None:
-            return fault
-    return None
+    return glance(store, tag).fault
+
+
+def confirm(check: Check, tally: Tally) -> Fault | None:
+    """Whether one blob is what its digest says: every byte of it is read."""
+    return _present(check) or _digest(check, tally)
 
 
 def verify(checks: Sequence[Check], *, tally: Tally, workers: int) -> list[Fault]:
@@ -106,7 +133,7 @@ def verify(checks: Sequence[Check], *, tally: Tally, workers: int) -> list[Fault
 def _look(check: Check, tally: Tally) -> Fault | None:
     if not check.digest:
         return _structure(check)
-    fault = _present(check) or _digest(check, tally)
+    fault = confirm(check, tally)
     if fault is not None and fault.reason == "vanished" and not _still_wanted(check):
         # The model was removed while others were read: nothing is missing.
         return None
@@ -123,12 +150,15 @@ def _structure(check: Check) -> Fault | None:
     return None
 
 
-def _present(check: Check) -> Fault | None:
-    """Whether the file is there, and as long as it should be."""
+def _present(check: Check, seen: dict[str, FileIdentity] | None = None) -> Fault | None:
+    """Whether the file is there, and as long as it should be; which it is goes into `seen`."""
     try:
-        size = os.stat(check.path).st_size
+        identity = identity_of(check.path)
     except OSError as error:
         return _cannot_read(check, error)
+    if seen is not None:
+        seen[check.path] = identity
+    size = identity.size
     if check.size is not None and size != check.size:
         message = f"has {size} bytes where its manifest says {check.size}"
         return Fault("corrupt", check.path, message, check.refs)

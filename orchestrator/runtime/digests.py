@@ -43,6 +43,10 @@ class Digests:
                 self._remember(path, identity, found)
             return found
 
+    def known(self, path: str) -> str | None:
+        """Hex digits, if the file was read as it is now."""
+        return self._lookup(path, identity_of(path))
+
     async def _read(self, path: str, progress: Progress) -> tuple[str, FileIdentity]:
         # A thread cannot be cancelled: it is told to stop, and looks after each chunk.
         stop = threading.Event()

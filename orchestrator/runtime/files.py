@@ -9,6 +9,7 @@ import stat
 import time
 
 from orchestrator.core.spec import FileIdentity, InstanceSpec
+from orchestrator.runtime.lease import held_still
 
 SETTLE = 5.0
 """Seconds that a changed file must have been still, before it counts as another."""
@@ -56,13 +57,16 @@ def named_files(path: str) -> list[str]:
     return sorted(one for one in glob.glob(path) if os.path.isfile(one))
 
 
-def read_bounded(path: str, limit: int) -> bytes:
-    """At most `limit` + 1 bytes of a regular file. Raises OSError."""
+def read_bounded(path: str, limit: int) -> tuple[bytes, bool]:
+    """At most `limit` + 1 bytes of a regular file, and whether somebody is just writing it.
+
+    Raises OSError.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(limit + 1)
+        with held_still(fd) as still, open(fd, "rb", closefd=False) as file:
+            return file.read(limit + 1), not still
     finally:
         os.close(fd)

@@ -72,7 +72,7 @@ def host_url(env: Mapping[str, str]) -> str:
     return f"{scheme}://{shown}:{port}" + (f"/{path.rstrip('/')}" if path else "")
 
 
-class OllamaServer:
+class OllamaCalls:
     """One server. Every call raises `CallError`."""
 
     def __init__(self, url: str) -> None:

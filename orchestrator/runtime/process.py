@@ -13,8 +13,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from orchestrator.core.cause import Cause, refused
 from orchestrator.core.spec import Command
 from orchestrator.core.status import ProcessRef
 from orchestrator.errors import StartError
@@ -26,10 +27,15 @@ KILL_WAIT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a leader ended. `code` is None when we are not its parent, or a signal ended it."""
+    """How a leader ended. `code` is None when we are not its parent, or a signal ended it.
+
+    `peak` is the most memory that it, or a child that it waited for, had at once, in bytes; 0
+    where that is not known.
+    """
 
     code: int | None = None
     signal: int | None = None
+    peak: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -72,8 +78,15 @@ class Process:
     def _reap(self) -> Exit:
         if self._popen is None:
             return Exit()
-        code = self._popen.wait()
-        return Exit(signal=-code) if code < 0 else Exit(code=code)
+        try:
+            _, status, usage = os.wait4(self._popen.pid, 0)
+        except ChildProcessError:
+            # Somebody waits for all children of this process, and was quicker.
+            self._popen.returncode = 0
+            return Exit()
+        self._popen.returncode = code = os.waitstatus_to_exitcode(status)
+        peak = usage.ru_maxrss * 1024
+        return Exit(signal=-code, peak=peak) if code < 0 else Exit(code=code, peak=peak)
 
     @property
     def alive(self) -> bool:
@@ -130,7 +143,6 @@ def spawn(
 
 def _refused(command: Command, error: OSError) -> StartError:
     """Why the kernel did not start it, as far as a person can mend it."""
-    binary = command.argv[0]
     # Both the binary and the folder that it is to run in may be what is meant.
     if error.filename == command.cwd:
         return StartError(
@@ -139,33 +151,26 @@ def _refused(command: Command, error: OSError) -> StartError:
             permanent=False,
             hint="it is made again when the daemon starts: `orchestrate daemon restart`",
         )
-    if isinstance(error, FileNotFoundError) and os.path.exists(binary):
-        return StartError(
-            f"{binary} names an interpreter, or a loader, that does not exist",
-            reason="binary-incompatible",
-            permanent=True,
-            hint="is it made for this machine?",
-        )
-    if isinstance(error, FileNotFoundError):
-        return StartError(
-            f"{binary} does not exist",
-            reason="binary-missing",
-            permanent=True,
-            hint="install it, or name another with `binary:`",
-        )
-    if isinstance(error, PermissionError):
-        return StartError(
-            f"{binary} may not be executed",
-            reason="permission",
-            permanent=True,
-            hint=f"chmod +x {binary}",
-        )
-    alien = error.errno == errno.ENOEXEC
+    cause = _cause_of(command.argv[0], error)
     return StartError(
-        f"{binary} could not be started: {error.strerror}",
-        reason="binary-incompatible" if alien else "crashed",
-        permanent=alien,
+        cause.message, reason=cause.reason, permanent=cause.permanent, hint=cause.hint
     )
+
+
+def _cause_of(binary: str, error: OSError) -> Cause:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        if not os.path.exists(binary):
+            return refused("binary-missing", f"{binary} does not exist")
+        missing = f"{binary} names an interpreter, or a loader, that does not exist"
+        return refused("binary-incompatible", missing)
+    if isinstance(error, PermissionError):
+        folder = "it is a folder: name the program in it with `binary:`"
+        hint = folder if os.path.isdir(binary) else f"chmod +x {binary}"
+        return replace(refused("permission", f"{binary} may not be executed"), hint=hint)
+    told = f"{binary} could not be started: {error.strerror}"
+    if error.errno in (errno.ENOEXEC, errno.ELIBBAD):
+        return refused("binary-incompatible", told)
+    return Cause("out-of-memory" if error.errno == errno.ENOMEM else "crashed", told)
 
 
 def adopt(ref: ProcessRef) -> Process | None:

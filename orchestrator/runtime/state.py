@@ -70,6 +70,8 @@ class Applied:
 
     sources: list[AppliedSource]
     files: list[ResolvedFile]
+    forced: bool = False
+    """It was said that whether it fits into memory is not to be asked."""
 
 
 @cache

@@ -21,7 +21,7 @@ from typing import IO
 
 from orchestrator.errors import OrchestrateError
 from orchestrator.runtime.identity import ref_of
-from orchestrator.runtime.ollama_calls import OllamaServer
+from orchestrator.runtime.ollama_calls import OllamaCalls
 from orchestrator.runtime.ports import all_owned_by, listeners
 
 STARTS_WITHIN = 30.0
@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
-def store_server(binary: str, store: str, env: Mapping[str, str]) -> Generator[OllamaServer]:
+def store_server(binary: str, store: str, env: Mapping[str, str]) -> Generator[OllamaCalls]:
     """A server for the models in `store` for as long as the block runs; `env` is the caller's.
 
     SIGTERM and SIGHUP end the block as Ctrl-C does. Raises `OrchestrateError` when it does not
@@ -55,7 +55,7 @@ def store_server(binary: str, store: str, env: Mapping[str, str]) -> Generator[O
 
 class _Server:
     def __init__(self, popen: subprocess.Popen[bytes], port: int) -> None:
-        self.client = OllamaServer(f"http://127.0.0.1:{port}")
+        self.client = OllamaCalls(f"http://127.0.0.1:{port}")
         self._popen = popen
         self._port = port
         self._pidfd = os.pidfd_open(popen.pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 
 from orchestrator.runtime.places import Places, Stamp, places_of, stamp
 
@@ -31,6 +32,15 @@ LONGEST_BURST = 2.0
 """Seconds after which a burst that does not end is told nevertheless."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What is watched, how it looks, and where a change to it shows."""
+
+    paths: list[str]
+    stamp: Stamp
+    places: Places
+
+
 class Watch:
     """Yields when something may have changed under `paths()`, which is asked anew each time.
 
@@ -43,6 +53,7 @@ class Watch:
         self._paths = paths
         self._due = due
         self._stirred = asyncio.Event()
+        self._noticed = float("-inf")
         self._told = float("-inf")
         self.lack = ""
         """What the kernel lacks, so that some changes show on the slow timer alone; else empty."""
@@ -53,33 +64,42 @@ class Watch:
 
     async def changes(self) -> AsyncIterator[None]:
         """Forever. A burst is one change, or two: its beginning and its end."""
-        # Slow to load, and of no use before the first instances are under way.
-        from orchestrator.runtime.inotify import noticing
+        # Of no use before the first instances are under way.
+        from orchestrator.runtime.inotify import Notices
 
         seen: Stamp | None = None
-        while True:
-            paths = self._paths()
-            # In a thread, here and below: a network mount that hangs must not hold up the loop.
-            places = await asyncio.to_thread(places_of, paths)
-            with noticing([place for place, *_ in places], self._stirred.set) as self.lack:
-                # Places that changed before the watch stood made no notice: not sure of those yet.
-                fresh, known, sure, due = not self.lack, None, True, None
-                while self._paths() == paths:
-                    now = await asyncio.to_thread(_look, paths, known)
-                    if now is None:
-                        break
-                    changed = now != seen
-                    if changed or not sure or due is not None:
-                        seen = now
-                        yield
-                        if changed:
-                            self._told = asyncio.get_running_loop().time()
-                    sure, fresh, due = not (changed or fresh), False, self._due()
-                    noticed = await self._stir(within=_soonest(paths, due, sure=sure))
-                    if self.lack and sure and not noticed:
-                        # By now the kernel may have some again.
-                        break
-                    known = places if noticed or not sure else None
+        sure, due = True, None
+        with Notices(self._notice) as notices:
+            sight = await self._look(None)
+            self.lack, fresh = notices.watch(sight.places), True
+            while True:
+                changed = sight.stamp != seen
+                if changed or not sure or due is not None:
+                    seen = sight.stamp
+                    yield
+                    if changed:
+                        self._told = _clock()
+                # What changed before it was watched made no notice.
+                sure, due = not (changed or fresh), self._due()
+                noticed = await self._stir(within=_soonest(sight.paths, due, sure=sure))
+                before, sight = sight, await self._look(None if noticed or not sure else sight)
+                lacked, fresh = self.lack, sight.places != before.places
+                if lacked or fresh:
+                    # A kernel that had none left may have some again.
+                    self.lack = notices.watch(sight.places)
+                    fresh = fresh or not self.lack
+
+    async def _look(self, known: _Sight | None) -> _Sight:
+        """At everything; but only at whether files changed, if the rest is `known`."""
+        paths = self._paths()
+        if known is not None and known.paths == paths:
+            return replace(known, stamp=await asyncio.to_thread(stamp, paths))
+        # In a thread, as above: a network mount that hangs must not hold up the loop.
+        return _Sight(paths, *await asyncio.to_thread(lambda: (stamp(paths), places_of(paths))))
+
+    def _notice(self) -> None:
+        self._noticed = _clock()
+        self._stirred.set()
 
     async def _stir(self, *, within: float | None) -> bool:
         """Until something happens, and that has come to an end; or false when the time is over."""
@@ -88,22 +108,21 @@ class Watch:
                 await self._stirred.wait()
         except TimeoutError:
             return False
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        quiet = LONG_QUIET if began - self._told < SAME_BURST else QUIET
-        while self._stirred.is_set() and clock() - began < LONGEST_BURST:
-            self._stirred.clear()
-            await asyncio.sleep(quiet)
+        began = _clock()
+        least = LONG_QUIET if began - self._told < SAME_BURST else QUIET
+        while (spent := _clock() - began) < LONGEST_BURST:
             # The longer it has gone on, the less a short silence means.
-            quiet = min(LONG_QUIET, max(quiet, (clock() - began) / 2))
+            quiet = min(LONG_QUIET, max(least, spent / 2))
+            rest = self._noticed + quiet - _clock()
+            if rest <= 0:
+                break
+            await asyncio.sleep(rest)
+        self._stirred.clear()
         return True
 
 
-def _look(paths: list[str], known: Places | None) -> Stamp | None:
-    """None when other places are to be watched than those `known`."""
-    if known is not None and places_of(paths) != known:
-        return None
-    return stamp(paths)
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _soonest(paths: list[str], due: float | None, *, sure: bool) -> float | None:

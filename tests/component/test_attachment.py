@@ -16,20 +16,29 @@ from typing import Any
 
 import pytest
 
-from orchestrator.control import attachment
+from orchestrator.control import attachment, model_upkeep
 from orchestrator.control.adoption import take_over
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.spec import Command, Endpoint, InstanceSpec, Liveness, ModelSet, Readiness
+from orchestrator.core.spec import (
+    Command,
+    Endpoint,
+    InstanceSpec,
+    Liveness,
+    ModelSet,
+    Readiness,
+    RestartPolicy,
+)
 from orchestrator.core.status import InstanceStatus, Phase
 from orchestrator.runtime import process
 from orchestrator.runtime.identity import OWNER_VARIABLE
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.state import Store
-from tests.ollama_world import Server, ask, running_ollama, until_up
+from tests.keeping import imported
+from tests.ollama_world import Server, ask, remove, running_ollama, tags, until_up
 from tests.world import PATIENCE, World, alive
 
 pytestmark = pytest.mark.ollama
@@ -326,13 +335,27 @@ def test_only_waits_for_as_long_as_it_takes(
     play(scene())
 
 
-def test_without_a_binary_there_is_nothing_to_start(tmp_path: Path, port: int) -> None:
+def test_without_a_binary_there_is_nothing_to_start_and_a_server_is_waited_for(
+    tmp_path: Path, ollama: str, port: int
+) -> None:
+    spec = replace(declared(tmp_path, (), port), restart=RestartPolicy(limit=1))
+
     async def scene() -> None:
         async with daemon(tmp_path) as made:
-            made.want(declared(tmp_path, (), port))
+            made.want(spec)
             waiting = await made.until_phase(Phase.BACKOFF)
             assert waiting.reason == "binary-missing"
             assert "ORCHESTRATE_OLLAMA" in waiting.message
+            # More tries than the policy has restarts.
+            waiting = await made.until(lambda o: o.phase is not Phase.STARTING and o.streak > 2)
+            assert (waiting.phase, waiting.failures) == (Phase.BACKOFF, ())
+            assert made.told().count(("start-failed", "binary-missing")) == 1
+            with running_ollama(tmp_path / "theirs", port, binary=ollama) as server:
+                ready = await made.until_phase(Phase.READY)
+                assert ready.attached is not None
+                assert ready.attached.pid == server.pid
+                made.want()
+                await made.until_nothing()
 
     play(scene())
 
@@ -552,24 +575,117 @@ def test_one_that_hangs_is_unready_and_kept_until_it_is_gone(
     play(scene())
 
 
+# --- what is said by `apply` ----------------------------------------------------------------------
+
+
+def test_apply_never_takes_a_model_for_there_that_somebody_has_removed(
+    tmp_path: Path, theirs: Server, our: InstanceSpec, model: Path
+) -> None:
+    async def scene() -> None:
+        spec = with_a_model(our, model)
+        async with daemon(tmp_path) as made:
+            made.want(spec)
+            await made.until(lambda _: made.reconciler.state.converged)
+            remove(theirs.port, "tiny:latest")
+            made.bus.post(NewDesired({"o": spec}, renew=True, number=2))
+            # Its rows, which still say that it is there, are in doubt from that very pass on.
+            await made.until(lambda _: made.reconciler.number == 2)
+            assert not made.reconciler.state.converged
+            assert not made.reconciler.state.settled
+            await made.until(lambda _: made.reconciler.state.converged)
+            assert "tiny:latest" in tags(theirs.port)
+            assert ("model", "vanished") in made.told()
+
+            before = [what for what in made.told() if what[0] == "model"]
+            made.bus.post(NewDesired({"o": spec}, renew=True, number=3))
+            await made.until(lambda _: made.reconciler.number == 3)
+            await made.until(lambda _: made.reconciler.state.converged)
+            assert [what for what in made.told() if what[0] == "model"] == before
+
+    play(scene())
+
+
 # --- and the daemon -------------------------------------------------------------------------------
 
 
-def test_another_daemon_finds_it_again_and_nothing_has_crashed(
-    tmp_path: Path, theirs: Server, our: InstanceSpec
+def with_a_model(spec: InstanceSpec, model: Path) -> InstanceSpec:
+    """It is to have a model, which stays in memory for a moment only."""
+    assert spec.holds is not None
+    tiny = imported("tiny:latest", model, preload=True, keep_alive=0.5)
+    return replace(spec, holds=replace(spec.holds, models=(tiny,)))
+
+
+def rested(o: InstanceStatus) -> bool:
+    return any(model.rested for model in o.models)
+
+
+def test_another_daemon_knows_it_again_and_all_that_was_known_of_it(
+    tmp_path: Path,
+    theirs: Server,
+    our: InstanceSpec,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_upkeep, "MEMORY_EVERY", 0.1)
+
+    async def scene() -> None:
+        async with daemon(tmp_path, ends=False) as made:
+            made.want(with_a_model(our, model))
+            first = await made.until(rested)
+        async with daemon(tmp_path) as made:
+            made.take_over()
+            await made.until(lambda _: made.told().count(("attached", "")) == 2)
+            assert made.o == first
+            assert made.reconciler.state.converged
+            # Its server is looked at, and found to be as it was.
+            await asyncio.sleep(0.5)
+            assert made.o == first
+            assert made.told().count(("model", "loaded")) == 1
+            assert made.told().count(("starting", "")) == 1
+        assert alive(theirs.pid)
+
+    play(scene())
+
+
+def test_another_server_in_its_place_is_none_that_anything_is_known_of(
+    tmp_path: Path, theirs: Server, our: InstanceSpec, ollama: str, port: int, model: Path
 ) -> None:
     async def scene() -> None:
         async with daemon(tmp_path, ends=False) as made:
-            made.want(our)
-            first = await made.until_phase(Phase.READY)
-        async with daemon(tmp_path) as made:
-            made.take_over()
-            again = await made.until(
-                lambda o: o.phase is Phase.READY and o.start_id != first.start_id
-            )
-            assert (again.attached, again.restarts, again.failures) == (first.attached, 0, ())
-            assert "exited" not in dict(made.told())
-        assert alive(theirs.pid)
+            made.want(with_a_model(our, model))
+            first = await made.until(rested)
+        theirs.end()
+        with running_ollama(tmp_path / "others", port, binary=ollama) as server:
+            async with daemon(tmp_path) as made:
+                made.take_over()
+                again = await made.until(
+                    lambda o: o.phase is Phase.READY and o.start_id != first.start_id
+                )
+                assert again.attached is not None
+                assert (again.attached.pid, again.restarts) == (server.pid, 0)
+                assert "exited" not in dict(made.told())
+                await made.until(lambda o: [m.name for m in o.models if m.loaded])
+                assert made.told().count(("model", "made")) == 2
+                made.want()
+                await made.until_nothing()
+
+    play(scene())
+
+
+def test_a_stop_that_comes_while_it_is_looked_for_again(
+    tmp_path: Path, our: InstanceSpec, port: int
+) -> None:
+    async def scene() -> None:
+        async with of_version("1.0").on(port) as stranger:
+            async with daemon(tmp_path, ends=False) as made:
+                made.want(our)
+                await made.until_phase(Phase.READY)
+            stranger.hangs = True
+            async with daemon(tmp_path) as made:
+                made.take_over()
+                made.post(EventType.HELD)
+                held = await made.until_phase(Phase.STOPPED)
+                assert (held.reason, held.attached, held.failures) == ("held", None, ())
 
     play(scene())
 

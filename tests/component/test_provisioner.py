@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from models.make_tiny import write_tiny
-from orchestrator.control import model_upkeep
+from orchestrator.control import model_upkeep, model_work
 from orchestrator.core import residency
 from orchestrator.core.event import EventType
 from orchestrator.core.spec import (
@@ -21,7 +22,7 @@ from orchestrator.core.spec import (
 from orchestrator.core.status import ModelState
 from tests.functional.test_disks import small_disk
 from tests.keeping import built, imported, keeping, play, port
-from tests.ollama_world import Server, ps, running_ollama, tags
+from tests.ollama_world import Server, ask, ps, running_ollama, tags
 from tests.registry import Registry, padded
 
 pytestmark = pytest.mark.ollama
@@ -57,6 +58,34 @@ def test_a_gguf_becomes_a_model_without_a_copy_of_it(
         assert gguf.stat().st_nlink == 2
         assert gguf.stat().st_mtime_ns == before.st_mtime_ns
         assert ps(server.port)["tiny:latest"]["expires_at"] > "2200"
+
+    play(scene())
+
+
+def test_a_gguf_that_changes_before_it_is_linked_is_read_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was hashed is not what became the blob: no model is made of that."""
+    gguf = write_tiny(tmp_path / "mine.gguf")
+    other = write_tiny(tmp_path / "other.gguf", seed=9).read_bytes()
+    real = model_work.link_blob
+
+    def late(store: str, path: str, digest: str) -> bool:
+        if gguf.read_bytes() != other:
+            gguf.write_bytes(other)
+        return real(store, path, digest)
+
+    monkeypatch.setattr(model_work, "link_blob", late)
+
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("tiny:latest", gguf))
+            await kept.until_row("tiny:latest", state=ModelState.PRESENT)
+            said = [event.message for event in kept.events]
+            assert any(f"{gguf} changed while" in message for message in said), said
+            # The server shows the file that it runs, which is a blob by the digest of its content.
+            modelfile = ask(server.port, "/api/show", {"model": "tiny:latest"})["modelfile"]
+            assert sha256(other).hexdigest() in modelfile
 
     play(scene())
 

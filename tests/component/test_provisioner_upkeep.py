@@ -14,6 +14,7 @@ from models.make_tiny import write_tiny
 from orchestrator.control import model_upkeep
 from orchestrator.control.workshop import Workshop
 from orchestrator.core import residency
+from orchestrator.core.provision import lacking
 from orchestrator.core.spec import (
     Command,
     Copied,
@@ -24,7 +25,8 @@ from orchestrator.core.spec import (
     Pulled,
 )
 from orchestrator.core.status import ModelState
-from tests.keeping import imported, keeping, play, port, runners
+from orchestrator.runtime.ollama_server import OllamaServer, OllamaUnreachableError
+from tests.keeping import built, imported, keeping, play, port, runners
 from tests.ollama_world import Server, generate, ps, remove, running_ollama, tags, unload
 from tests.registry import Registry, padded
 
@@ -147,6 +149,42 @@ def test_an_eviction_is_an_event_and_no_fight(tmp_path: Path, ollama: str, model
         play(scene(server))
 
 
+def test_where_nothing_says_how_many_fit_what_does_not_settles_as_evicted(
+    tmp_path: Path, ollama: str, model: Path
+) -> None:
+    """What the server keeps in memory is not ours to guess, and nobody waits for it for ever."""
+    paths = [write_tiny(tmp_path / f"{seed}.gguf", seed=seed) for seed in (3, 4)]
+    names = ["a:latest", "b:latest"]
+
+    async def scene(server: Server) -> None:
+        async with keeping(server, tmp_path) as kept:
+            ours = [imported(n, p, preload=True) for n, p in zip(names, paths, strict=True)]
+            kept.declare(*ours, imported("theirs:latest", model), limit=None)
+
+            def settled() -> bool:
+                return not any(lack.moving for lack in lacking(kept.spec.holds, kept.rows()))
+
+            await kept.until(settled)
+            assert sorted((kept.row(n).loaded, kept.row(n).reason) for n in names) == [
+                (False, "evicted"),
+                (True, ""),
+            ]
+            await asyncio.to_thread(generate, server.port, "theirs:latest")
+            await kept.until(lambda: [kept.row(n).reason for n in names] == ["evicted"] * 2)
+            assert settled()
+            await asyncio.sleep(0.5)
+            assert list(ps(server.port)) == ["theirs:latest"]
+            unload(server.port, "theirs:latest")
+            kept.provisioner.wake()
+            await kept.until(lambda: any(kept.row(n).loaded for n in names))
+            await kept.until(settled)
+
+    with running_ollama(
+        tmp_path / "ollama", port(), binary=ollama, OLLAMA_MAX_LOADED_MODELS="1"
+    ) as server:
+        play(scene(server))
+
+
 def test_two_names_of_one_model_are_loaded_once(
     server: Server, tmp_path: Path, model: Path
 ) -> None:
@@ -229,6 +267,125 @@ def test_a_damaged_model_is_mended(
             blob.unlink()
             await kept.until(lambda: kept.told(name)[3:] == ["corrupt", "pulled"])
             assert blob.stat().st_size == model.stat().st_size
+
+    play(scene())
+
+
+def weights(server: Server, model: Path) -> Path:
+    """The blob of the tiny model."""
+    [blob] = [
+        path
+        for path in (server.store / "blobs").iterdir()
+        if path.stat().st_size == model.stat().st_size
+    ]
+    return blob
+
+
+def damage(blob: Path) -> None:
+    """Another content, of the same size."""
+    with blob.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(range(100)))
+
+
+def test_a_content_that_changes_in_place_is_seen_and_a_mere_touch_is_no_alarm(
+    server: Server, tmp_path: Path, model: Path, registry: Registry
+) -> None:
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(ModelSpec(name, Pulled(insecure=True)), verify=0.2)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            blob, known = weights(server, model), kept.workshop.whole
+            await kept.until(lambda: known.find(str(blob)))
+            before = known.find(str(blob))
+            os.utime(blob, (1, 1))
+            await kept.until(lambda: known.find(str(blob)) != before)
+            assert kept.told(name) == ["pulled"]
+            damage(blob)
+            await kept.until(lambda: kept.told(name) == ["pulled", "corrupt", "pulled"])
+            assert blob.read_bytes() == model.read_bytes()
+            assert "is not what its digest says" in kept.words(name, "corrupt")
+
+    play(scene())
+
+
+@pytest.mark.parametrize("how", ["in place", "cut"])
+def test_damage_is_found_by_the_first_look_of_the_next_daemon(
+    server: Server, tmp_path: Path, model: Path, registry: Registry, how: str
+) -> None:
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        declared = ModelSpec(name, Pulled(insecure=True))
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(declared, verify=3600.0)
+            await kept.until(lambda: (server.store / "blobs").exists() and kept.told(name))
+            blob = weights(server, model)
+            await kept.until(lambda: kept.workshop.whole.find(str(blob)))
+        if how == "cut":
+            os.truncate(blob, 1000)
+        else:
+            damage(blob)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(declared, verify=3600.0)
+            await kept.until(lambda: kept.told(name) == ["corrupt", "pulled"])
+            assert blob.read_bytes() == model.read_bytes()
+
+    play(scene())
+
+
+def test_what_could_not_be_removed_is_tried_again(
+    server: Server,
+    tmp_path: Path,
+    model: Path,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, asked = OllamaServer.delete, list[str]()
+
+    async def fails_at_first(self: OllamaServer, name: str) -> None:
+        asked.append(name)
+        if len(asked) < 3:
+            raise OllamaUnreachableError("it does not answer")
+        await real(self, name)
+
+    monkeypatch.setattr(OllamaServer, "delete", fails_at_first)
+
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(ModelSpec(name, Pulled(insecure=True)), verify=0.2)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            blob = weights(server, model)
+            os.truncate(blob, 1000)
+            await kept.until(lambda: kept.told(name) == ["pulled", "corrupt", "pulled"])
+            assert blob.read_bytes() == model.read_bytes()
+            assert len(asked) == 3
+
+    play(scene())
+
+
+def test_damage_of_a_blob_that_declared_models_share_is_mended_in_all_of_them(
+    server: Server, tmp_path: Path, model: Path, registry: Registry
+) -> None:
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        models = (
+            ModelSpec(name, Pulled(insecure=True)),
+            ModelSpec("copy:latest", Copied(name)),
+            built("spoken:latest", tmp_path, f"FROM {name}\nSYSTEM speak\n"),
+        )
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(*models, verify=0.2)
+            for one in models:
+                await kept.until_row(one.name, state=ModelState.PRESENT)
+            blob = weights(server, model)
+            await kept.until(lambda: kept.workshop.whole.find(str(blob)))
+            damage(blob)
+            for one in models:
+                await kept.until(lambda one=one: "corrupt" in kept.told(one.name))
+                await kept.until_row(one.name, state=ModelState.PRESENT)
+            assert blob.read_bytes() == model.read_bytes()
 
     play(scene())
 

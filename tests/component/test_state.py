@@ -109,6 +109,7 @@ FULL_STATUS = InstanceStatus(
         ModelStatus("tiny:latest", ModelState.PULLING, True, 1, 2**40, "again", "1 of 2", True),
     ),
     redo_models=True,
+    looking=True,
     health=Health("slow", 6.25),
 )
 

@@ -12,6 +12,8 @@ from orchestrator.discovery.verify import (
     Check,
     Fault,
     Tally,
+    confirm,
+    glance,
     quick_check,
     verify,
 )
@@ -78,6 +80,23 @@ def test_only_every_byte_tells_of_a_changed_one(store: Store) -> None:
     assert verified(store, "tiny:latest") == [
         Fault("corrupt", str(path), "is not what its digest says (damaged?)", ("tiny:latest",))
     ]
+
+
+def test_a_glance_tells_which_files_it_saw(store: Store) -> None:
+    content = bytes(10)
+    store.tag(f"{LIBRARY}/tiny/latest", model=content)
+    path = blob_of(store, content)
+    before = glance(str(store.root), "tiny:latest")
+    path.write_bytes(bytes(9) + b"x")
+    after = glance(str(store.root), "tiny:latest")
+
+    assert before.fault is after.fault is None
+    assert [str(path)] == [check.path for check in before.blobs] == list(before.seen)
+    assert before.seen != after.seen
+    [check] = after.blobs
+    fault = confirm(check, Tally())
+    assert fault is not None
+    assert (fault.reason, fault.refs) == ("corrupt", ("tiny:latest",))
 
 
 def test_a_shared_blob_is_read_once_and_all_that_suffer_are_named(store: Store) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from orchestrator.runtime import watch
-from orchestrator.runtime.watch import Watch, folders_of, stamp
+from orchestrator.runtime import inotify, watch
+from orchestrator.runtime.places import places_of, stamp
+from orchestrator.runtime.watch import Watch
+from tests.saving import point
 
 PATIENCE = 20.0
 
@@ -29,6 +32,7 @@ def notices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def timer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not notify: only the slow timer is left, and it is not slow."""
     monkeypatch.setattr(watch, "RECHECK", 0.02)
+    monkeypatch.setattr(inotify, "_CHANGES", inotify._IGNORED)
 
 
 @asynccontextmanager
@@ -99,6 +103,25 @@ def test_every_way_to_edit_a_file_is_told_again_and_again(
     asyncio.run(story())
 
 
+@pytest.mark.usefixtures("timer_alone")
+@pytest.mark.parametrize(
+    "edit", [write_in_place, truncate_then_write, rename_over, delete_and_recreate, away_and_back]
+)
+def test_where_nothing_notifies_it_is_told_on_the_timer(
+    tmp_path: Path, edit: Callable[[Path, str], None]
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("0")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            for text in ("one", "twotwo"):
+                edit(path, text)
+                await heard(changes, lambda text=text: path.exists() and path.read_text() == text)
+
+    asyncio.run(story())
+
+
 @pytest.mark.usefixtures("notices_alone")
 def test_a_file_that_goes_and_one_that_comes_are_told(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
@@ -114,23 +137,92 @@ def test_a_file_that_goes_and_one_that_comes_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("notices_alone")
-def test_a_burst_is_few_words_and_the_last_comes_after_the_last_write(tmp_path: Path) -> None:
+def test_a_file_is_also_written_under_another_name(tmp_path: Path) -> None:
+    """A hard link, as a single bind-mounted file: its own folder hears nothing of that."""
+    path, elsewhere = tmp_path / "here" / "p.yaml", tmp_path / "there" / "p.yaml"
+    path.parent.mkdir()
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("0")
+    os.link(elsewhere, path)
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            for text in ("one", "two and more"):
+                write_in_place(elsewhere, text)
+                await heard(changes, lambda text=text: path.read_text() == text)
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_what_file_times_do_not_tell_apart_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writes within a tick of the clock, as long as each other: a change is told twice."""
     path = tmp_path / "p.yaml"
-    path.write_text("")
+    path.write_text("0")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            path.write_text("1")
+            await heard(changes, lambda: path.read_text() == "1")
+            monkeypatch.setattr(watch, "stamp", lambda _paths: last)
+            path.write_text("2")
+            await heard(changes, lambda: path.read_text() == "2")
+
+    last = stamp([str(path)])
+    asyncio.run(story())
+
+
+def test_a_look_that_is_due_needs_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.touch()
+
+    async def story() -> None:
+        changes = Watch(lambda: [str(path)], lambda: 0.01).changes()
+        words: list[int] = []
+        await heard(changes, lambda: words.append(1) or len(words) == 5)
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+@pytest.mark.parametrize("pace", [0.0, 0.005])
+@pytest.mark.parametrize("edit", [write_in_place, rename_over])
+def test_of_200_saves_at_most_two_are_seen_and_the_last_is_one(
+    tmp_path: Path, edit: Callable[[Path, str], None], pace: float
+) -> None:
+    """With a silence of 10 ms as the only end of a burst it would be ten for each second."""
+    path = tmp_path / "p.yaml"
+    path.write_text("before")
+    stalls = 0
 
     def burst() -> None:
+        nonlocal stalls
         for number in range(200):
-            with open(path, "a") as file:
-                file.write(f"{number}\n")
+            before = time.monotonic()
+            edit(path, f"save {number:3}")
+            time.sleep(pace)
+            # Where the machine does not run us for so long, it is another burst.
+            stalls += time.monotonic() - before > watch.SAME_BURST
 
-    async def story() -> int:
-        async with watching(path) as changes:
+    async def story() -> list[str]:
+        seen: list[str] = []
+        async with watching(path) as changes, asyncio.timeout(PATIENCE):
             writing = asyncio.create_task(asyncio.to_thread(burst))
-            words = await heard(changes, lambda: path.read_text().endswith("199\n"))
+            async for _ in changes:
+                text = path.read_text()
+                if text and text not in seen:
+                    seen.append(text)
+                if text == "save 199":
+                    break
             await writing
-            return words
+        return seen
 
-    assert asyncio.run(story()) <= 20
+    seen = asyncio.run(story())
+    assert len([text for text in seen if text != "before"]) <= 2 + stalls, seen
+    assert seen[-1] == "save 199"
 
 
 @pytest.mark.usefixtures("notices_alone")
@@ -212,7 +304,47 @@ def test_a_folder_that_is_a_link_to_another_now(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-@pytest.mark.usefixtures("timer_alone")
+@pytest.mark.usefixtures("notices_alone")
+def test_a_file_behind_a_link_that_leads_to_another_link(tmp_path: Path) -> None:
+    """Neither where the first link lies, nor where the file does, is what is changed."""
+    far = tmp_path / "far"
+    for version in ("v1", "v2"):
+        (far / version).mkdir(parents=True)
+        (far / version / "p.yaml").write_text(version)
+    (far / "current").symlink_to("v1")
+    path = tmp_path / "p.yaml"
+    path.symlink_to(far / "current" / "p.yaml")
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            point(far / "current", "v2")
+            await heard(changes, lambda: path.read_text() == "v2")
+            write_in_place(far / "v2" / "p.yaml", "edited")
+            await heard(changes, lambda: path.read_text() == "edited")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_folder_in_whose_place_there_is_another_now(tmp_path: Path) -> None:
+    """What was watched goes on to exist, elsewhere."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.yaml").write_text(name)
+    path = tmp_path / "old" / "p.yaml"
+
+    async def story() -> None:
+        async with watching(path) as changes:
+            (tmp_path / "old").rename(tmp_path / "away")
+            (tmp_path / "new").rename(tmp_path / "old")
+            await heard(changes, lambda: path.read_text() == "new")
+            rename_over(path, "and its edits")
+            await heard(changes, lambda: path.read_text() == "and its edits")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("notices_alone")
 def test_a_folder_that_is_not_there_yet_or_goes_and_comes_again(tmp_path: Path) -> None:
     path = tmp_path / "later" / "deep" / "p.yaml"
 
@@ -282,19 +414,44 @@ async def _listen_for_ever(path: Path) -> None:
             pass
 
 
-def test_folders_are_those_that_exist_with_links_followed(tmp_path: Path) -> None:
+def shown_in(*paths: Path) -> set[Path]:
+    return {Path(place) for place, *_ in places_of(map(str, paths))}
+
+
+def test_places_are_files_and_their_folders_with_links_followed(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()
-    (real / "p.yaml").touch()
-    (tmp_path / "link.yaml").symlink_to(real / "p.yaml")
-    assert folders_of([str(tmp_path / "link.yaml")]) == {str(tmp_path), str(real)}
-    assert folders_of([str(real)]) == {str(real)}
-    assert folders_of([str(tmp_path / "no" / "such.yaml")]) == frozenset()
+    file = real / "p.yaml"
+    file.touch()
+    (tmp_path / "link.yaml").symlink_to(file)
+    assert shown_in(tmp_path / "link.yaml") == {tmp_path, real, file}
+    assert shown_in(real) == {real}
     # A folder that is a link is swapped in the folder where that link lies.
-    (tmp_path / "current").symlink_to(real)
-    current = str(tmp_path / "current")
-    assert folders_of([current]) == {str(tmp_path), str(real), current}
-    assert folders_of([f"{current}/p.yaml"]) == {str(tmp_path), str(real), current}
+    current = tmp_path / "current"
+    current.symlink_to(real)
+    assert shown_in(current) == {tmp_path, real}
+    assert shown_in(current / "p.yaml") == {tmp_path, real, file}
+    # And so is each link on the way to which another one leads.
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "relative").symlink_to("../current/p.yaml")
+    assert shown_in(tmp_path / "far" / "relative") == {tmp_path / "far", tmp_path, real, file}
+
+
+def test_of_what_does_not_exist_the_place_is_where_the_way_to_it_ends(tmp_path: Path) -> None:
+    assert shown_in(tmp_path / "no" / "such.yaml") == {tmp_path}
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "p.yaml")
+    assert shown_in(tmp_path / "dangling") == {tmp_path}
+    (tmp_path / "round").symlink_to("round")
+    assert shown_in(tmp_path / "round") == {tmp_path}
+
+
+def test_a_place_is_another_once_something_else_lies_there(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    before = places_of([str(folder)])
+    folder.rename(tmp_path / "old")
+    folder.mkdir()
+    assert places_of([str(folder)]) != before
 
 
 def test_a_stamp_changes_with_size_time_and_identity(tmp_path: Path) -> None:

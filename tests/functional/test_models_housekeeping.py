@@ -522,3 +522,21 @@ def test_who_has_a_model_loaded_is_shown(stocked: OllamaWorld) -> None:
     assert rows["tiny:latest"]["loaded_by"] == ["o"]
     assert rows["spoken:v1"]["loaded_by"] == []
     assert "LOADED BY" in stocked.run("models").out
+
+
+@pytest.mark.parametrize("known", ["applied", "in the profiles folder"])
+def test_stores_that_profiles_name_are_looked_into(
+    machine: OllamaWorld, stock: Path, known: str
+) -> None:
+    shutil.copytree(stock, machine.folder / "other")
+    settings = {"attach": "never", "settings": {"models": str(machine.folder / "other")}}
+    if known == "applied":
+        machine.run("apply", machine.ollamas({"o": settings}))
+    else:
+        machine.ollamas({"o": settings}, file="profiles/p.yaml")
+
+    assert refs(machine) == sorted(STOCK)
+    shown = machine.run("models", "show", "tiny:latest", "--json").json
+    assert shown["path"].startswith(str(machine.folder / "other"))
+    verified = machine.run("models", "verify", "tiny:latest", "--json").json
+    assert verified["bytes_read"] > machine.model.stat().st_size

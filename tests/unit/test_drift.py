@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,12 @@ from orchestrator.core.drift import (
     process_drift,
     restart_drift,
 )
+from orchestrator.core.plan import Action, Verb
 from orchestrator.core.spec import (
     Command,
     Endpoint,
     FileIdentity,
+    Inference,
     InputFile,
     InstanceSpec,
     Liveness,
@@ -130,6 +133,21 @@ def test_how_a_difference_reads() -> None:
 def test_the_port_is_part_of_the_command() -> None:
     moved = replace(spec(port=9), endpoint=Endpoint("127.0.0.1", 9))
     assert drift(spec(port=8), moved) == [("port", "8", "9")]
+
+
+def test_what_was_adopted_by_its_mark_alone_differs_in_words_that_everybody_can_show() -> None:
+    # Such a guess has nothing of what never reaches a process.
+    want = replace(A, inference=Inference("/completion", "{}"))
+    assert [(d.field, d.have, d.want) for d in live_drift(A, want)] == [
+        ("inference.path", None, "/completion"),
+        ("inference.body", None, "{}"),
+    ]
+    assert [str(d) for d in live_drift(want, A)] == [
+        "inference.path: /completion (gone)",
+        "inference.body: {} (gone)",
+    ]
+    action = Action(Verb.REPLACE, "a", want, live_drift(A, want))
+    assert json.loads(json.dumps(action.as_json())) == action.as_json()
 
 
 def test_of_somebodys_server_only_the_address_and_the_right_to_use_it_count() -> None:

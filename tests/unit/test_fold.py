@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import STABLE_AFTER, fold
-from orchestrator.core.spec import RestartPolicy
+from orchestrator.core.spec import ModelSet, ModelSpec, RestartPolicy
 from orchestrator.core.status import (
     AttachedTo,
     InstanceStatus,
@@ -209,6 +209,19 @@ def test_how_long_it_took_is_told_of_its_first_readiness_alone() -> None:
     assert story(*BEGUN, ill, well).ready_after_s == 1.0
 
 
+def test_until_the_server_was_looked_at_nobody_knows_which_models_there_are() -> None:
+    look, looked = Event(EventType.LOOK, "a", reason="apply"), event(EventType.LOOKED)
+    holding = replace(A, holds=ModelSet((ModelSpec("m:latest"),)))
+    begun = replace(story(*BEGUN), spec=holding)
+    asked = story(look, of={"a": begun})
+    assert (begun.doubted, asked.doubted) == (False, True)
+    assert story(replace(looked, data={"start_id": "s0"}), of={"a": asked}) is asked
+    assert not story(looked, of={"a": asked}).doubted
+    # Where there are no models, or no server, nobody would ever look.
+    assert not story(look, of={"a": replace(begun, spec=A)}).doubted
+    assert not story(look, of={"a": replace(begun, phase=Phase.STOPPED)}).doubted
+
+
 # --- servers that somebody else runs --------------------------------------------------------------
 
 THEIRS: dict[str, object] = {"pid": 77, "owner": "alice", "version": "1.0"}
@@ -278,3 +291,34 @@ def test_a_stop_in_the_moment_of_attaching_ends_in_stopped() -> None:
     after = story(STARTING, stopping, event(EventType.ATTACHED, 1.5, pid=7), detached)
     assert (after.phase, after.managed) == (Phase.STOPPED, True)
     assert after.message == "detached: pid 7 goes on"
+
+
+HANGS_ON = {"files": {"/m.gguf": "ENOENT"}, "memory": 0, "groups": []}
+LACKS = replace(
+    crashed(2.0, permanent=True, hangs_on=HANGS_ON), reason="model-missing", message="no model"
+)
+
+
+def test_what_no_retry_can_mend_waits_for_what_it_hangs_on() -> None:
+    after = story(STARTING, SPAWNED, LACKS)
+    assert (after.phase, after.reason, after.message) == (Phase.FAILED, "model-missing", "no model")
+    assert after.retry_at is None
+    assert after.mending is not None
+    assert [(seen.path, seen.mark) for seen in after.mending.files] == [("/m.gguf", "ENOENT")]
+
+
+def test_what_is_mended_begins_anew() -> None:
+    failed = {"a": story(STARTING, SPAWNED, LACKS)}
+    after = story(event(EventType.MENDED, 9.0), of=failed)
+    assert (after.phase, after.reason, after.mending) == (Phase.STOPPED, "", None)
+    assert (after.failures, after.streak) == ((), 0)
+    # It is about that run alone, and about nothing that runs.
+    assert story(event(EventType.MENDED, 9.0, start_id="s0"), of=failed) is failed["a"]
+    running = {"a": story(*BEGUN)}
+    assert story(event(EventType.MENDED, 9.0), of=running) is running["a"]
+
+
+def test_what_was_held_meanwhile_stays_down() -> None:
+    held = {"a": story(STARTING, SPAWNED, LACKS, event(EventType.HELD, 3.0))}
+    after = story(event(EventType.MENDED, 9.0), of=held)
+    assert (after.phase, after.held) == (Phase.STOPPED, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from orchestrator.core.plan import Verb, convergence, make_plan, preview, renewa
 from orchestrator.core.provision import lacking
 from orchestrator.core.spec import (
     Built,
+    Command,
     Copied,
     FileIdentity,
     Imported,
@@ -23,6 +25,7 @@ from orchestrator.core.spec import (
     Pulled,
 )
 from orchestrator.core.status import (
+    AttachedTo,
     InstanceStatus,
     ModelState,
     ModelStatus,
@@ -46,6 +49,11 @@ def there(name: str, **more: object) -> ModelStatus:
     return replace(ModelStatus(name, ModelState.PRESENT), **more)  # type: ignore[arg-type]
 
 
+def named(name: str, **more: object) -> InstanceSpec:
+    """Another instance that has the small one, under other letters."""
+    return replace(holding(replace(TINY, name="TINY:latest"), **more), name=name)
+
+
 def seen(model: ModelStatus, reason: str = "", start_id: str = "s1") -> Event:
     data = {"start_id": start_id, "model": {**asdict(model), "state": model.state.value}}
     return Event(EventType.MODEL, "a", reason=reason, data=data)
@@ -67,10 +75,55 @@ def test_what_an_earlier_run_had_says_nothing_of_this_one() -> None:
     assert fold(before, seen(ModelStatus("tiny:latest"), start_id="s0")) == before
 
 
-def test_a_new_run_knows_of_no_model_yet() -> None:
+def begun(of: InstanceStatus, want: InstanceSpec) -> InstanceStatus:
+    """As another run of it begins."""
+    start = Event(EventType.STARTING, "a", data={"start_id": f"{of.start_id}+"}, spec=want)
+    return fold({"a": of}, start)["a"]
+
+
+def test_a_new_run_knows_of_no_model_how_it_is() -> None:
+    old = having(holding(TINY), there("tiny:latest", loaded=True, message="x"))
+    assert begun(old, holding(TINY)).models == (ModelStatus("tiny:latest"),)
+    assert begun(having(holding(TINY)), holding(TINY)).models == ()
+
+
+def test_what_leaves_with_a_restart_is_still_to_be_deleted() -> None:
+    """The provisioner of the new run has nothing but the rows to know it by."""
+    old = having(holding(TINY, BIG), there("tiny:latest"), there("big:7b"))
+    pruning = holding(BIG, prune=True)
+    left = (ModelStatus("tiny:latest"), ModelStatus("big:7b"))
+    once = begun(old, pruning)
+    assert once.models == left
+    assert begun(replace(once, phase=Phase.STOPPED), pruning).models == left, "and by the next try"
+    # Another server with the same folder has nothing in memory that had to leave it.
+    assert begun(old, holding(BIG)).models == left[1:]
+    assert begun(once, holding(BIG)).models == left[1:]
+
+
+@pytest.mark.parametrize("store", ["/elsewhere", ""])
+def test_what_another_folder_has_is_not_what_left_this_one(store: str) -> None:
     old = having(holding(TINY), there("tiny:latest"))
-    begun = Event(EventType.STARTING, "a", data={"start_id": "s2"}, spec=holding(TINY))
-    assert fold({"a": old}, begun)["a"].models == ()
+    assert begun(old, holding(prune=True, store=store)).models == ()
+    nowhere = having(holding(TINY, store=""), there("tiny:latest"))
+    assert begun(nowhere, holding(prune=True, store=store)).models == ()
+    assert begun(old, spec()).models == ()
+
+
+def test_of_somebodys_server_nothing_is_to_be_deleted() -> None:
+    old = having(holding(TINY), there("tiny:latest"))
+    attached = Event(EventType.ATTACHED, "a", data={"start_id": "s1+"})
+    found = fold({"a": begun(old, holding(BIG, prune=True))}, attached)["a"]
+    assert (found.phase, found.models) == (Phase.READY, ())
+    back = replace(found, phase=Phase.UNREADY, models=(there("big:7b"),))
+    assert fold({"a": back}, attached)["a"].models == (there("big:7b"),)
+
+
+def test_a_model_that_is_written_otherwise_is_the_same() -> None:
+    before = having(holding(TINY), there("tiny:latest", loaded=True))
+    wanted = holding(replace(TINY, name="Tiny:latest"))
+    after = fold({"a": before}, Event(EventType.UPDATED, "a", spec=wanted))["a"]
+    assert after.models == (there("Tiny:latest", loaded=True),)
+    assert begun(before, wanted).models == (ModelStatus("Tiny:latest"),)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +206,59 @@ def test_how_models_are_held_changes_in_place() -> None:
     )
 
 
-def test_the_plan_says_what_becomes_of_a_model_that_is_dropped() -> None:
-    for prune, end in ((False, "unloaded"), (True, "deleted")):
-        (drift,) = live_drift(holding(TINY), holding(prune=prune))[:1]
-        assert (drift.have, drift.want) == ("pulled", end)
+@pytest.mark.parametrize(
+    ("want", "more", "end"),
+    [
+        (holding(), {}, "unloaded"),
+        (holding(prune=True), {}, "deleted"),
+        # A server that was attached to keeps what it has.
+        (holding(prune=True), {"managed": False}, "unloaded"),
+        (holding(prune=True), {"beside": (holding(BIG),)}, "deleted"),
+        (holding(prune=True), {"beside": (named("b"),)}, "unloaded, kept: b has it too"),
+        (holding(), {"beside": (named("b"),)}, "unloaded"),
+        (holding(prune=True), {"beside": (named("b", store="/other"),)}, "deleted"),
+        # The folder that it is in is left as it is.
+        (holding(prune=True, store="/new"), {}, "kept in /store"),
+    ],
+)
+def test_the_plan_says_what_becomes_of_a_model_that_is_dropped(
+    want: InstanceSpec, more: dict[str, Any], end: str
+) -> None:
+    (drift,) = live_drift(holding(TINY), want, **more)[:1]
+    assert (drift.have, drift.want) == ("pulled", end)
+
+
+def test_the_plan_looks_at_all_that_is_desired() -> None:
+    runs = {"a": having(holding(TINY, BIG))}
+    wanted = {"a": holding(BIG, prune=True), "b": named("b")}
+    action = make_plan(wanted, runs, 0.0).actions[0]
+    assert "models.tiny:latest: pulled -> unloaded, kept: b has it too" in action.message
+    del wanted["b"]
+    action = make_plan(wanted, runs, 0.0).actions[0]
+    assert "models.tiny:latest: pulled -> deleted" in action.message
+    attached = {"a": replace(runs["a"], attached=AttachedTo(1), process=None)}
+    action = make_plan(wanted, attached, 0.0).actions[0]
+    assert "models.tiny:latest: pulled -> unloaded" in action.message
+
+
+@pytest.mark.parametrize(
+    ("phase", "verb"),
+    [
+        (Phase.READY, Verb.REPLACE),
+        (Phase.STOPPED, Verb.START),
+        (Phase.BACKOFF, Verb.START),
+    ],
+)
+def test_a_plan_to_restart_says_what_is_deleted_as_well(phase: Phase, verb: Verb) -> None:
+    restarted = replace(holding(BIG, prune=True), command=Command(("x",), {}, "/state"))
+    for wanted in (restarted, holding(BIG, prune=True)):
+        observed = {"a": status(holding(TINY, BIG), phase)}
+        (action,) = make_plan({"a": wanted}, observed, 0.0).actions
+        gone = [str(d) for d in action.drift if d.field == "models.tiny:latest"]
+        assert gone == ["models.tiny:latest: pulled -> deleted"]
+        assert action.verb is verb or (wanted is not restarted and phase is Phase.READY)
+    (action,) = make_plan({"a": restarted}, {"a": status(holding(BIG), phase)}, 0.0).actions
+    assert not [d for d in action.drift if d.field.startswith("models.")]
 
 
 def test_another_origin_puts_in_question_what_was_there() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from orchestrator.core.catalog import Metadata
-from orchestrator.core.memory import estimate
+from orchestrator.core.memory import Load, MemoryEstimate
+from orchestrator.core.memory import estimate as estimated
 
 MIB = 1 << 20
+
+
+def estimate(metadata: Metadata, *, size_bytes: int, **load: Any) -> MemoryEstimate:
+    return estimated(metadata, size_bytes=size_bytes, load=Load(**load))
+
+
 LLAMA_8B = Metadata(
     architecture="llama",
     layers=32,
@@ -47,15 +57,45 @@ def test_compute_buffer_is_about_what_llama_server_allocates(
     context: int, parallel: int, mebibytes: float
 ) -> None:
     found = estimate(TINY, size_bytes=0, context=context, parallel=parallel)
-    assert found.compute is not None
-    assert found.compute / MIB == pytest.approx(mebibytes, rel=0.1)
+    assert found.reserved is not None
+    assert found.reserved / MIB == pytest.approx(mebibytes, rel=0.1)
+
+
+MEASURED = [
+    (Metadata("llama", layers=4, embedding_length=256, heads=4, heads_kv=2, vocabulary_size=2048),
+     19, {"context": 32768, "parallel": 4, "unified": True}, 116),
+    (Metadata("llama", layers=24, embedding_length=256, heads=4, heads_kv=4, vocabulary_size=2048),
+     100, {"context": 8192, "parallel": 4, "micro_batch": 1024}, 327),
+    (Metadata("llama", layers=4, embedding_length=512, heads=8, heads_kv=2, vocabulary_size=64000),
+     76, {"context": 4096, "parallel": 4, "unified": True}, 127),
+    (Metadata("llama", layers=16, embedding_length=1024, heads=16, heads_kv=8,
+              vocabulary_size=2048, repacked_bytes=108 * MIB),
+     110, {"context": 16384, "parallel": 2, "unified": True, "cache_type_k": "q4_0",
+           "cache_type_v": "q4_0"}, 413),
+    (Metadata("llama", layers=16, embedding_length=1024, heads=16, heads_kv=8,
+              vocabulary_size=2048, repacked_bytes=108 * MIB),
+     110, {"context": 8192, "parallel": 4, "unified": True, "mapped": False}, 417),
+    (Metadata("gemma3", layers=12, embedding_length=256, heads=4, heads_kv=4,
+              vocabulary_size=2048, sliding_window=512),
+     50, {"context": 4096, "parallel": 4, "unified": True}, 124),
+]  # fmt: skip
+"""A header, its file in MiB, the settings, and the RSS in MiB of llama-server b11434."""
+
+
+@pytest.mark.parametrize(("metadata", "size", "load", "mebibytes"), MEASURED)
+def test_the_total_is_about_what_llama_server_took(
+    metadata: Metadata, size: int, load: dict[str, Any], mebibytes: float
+) -> None:
+    """From a run of benchmarks/memory.py, which tries many more."""
+    found = estimate(metadata, size_bytes=size * MIB, **load)
+    assert found.total / MIB == pytest.approx(mebibytes, rel=0.1)
 
 
 def test_a_known_model() -> None:
     found = estimate(LLAMA_8B, size_bytes=4_920_000_000, context=8192)
     assert found.kv_cache == 1024 * MIB
     assert found.weights == 4_920_000_000
-    assert found.total == found.weights + found.kv_cache + (found.compute or 0)
+    assert found.total == found.weights + found.kv_cache + (found.compute or 0) + found.program
 
 
 def test_without_a_context_it_is_the_models_own() -> None:
@@ -97,9 +137,21 @@ def test_windowed_layers_keep_only_their_window() -> None:
         sliding_window=512,
     )
     row = (16 + 16) * 2
-    # Five layers keep 512 + a micro-batch of 512, one keeps all.
-    assert estimate(gemma, size_bytes=0, context=8192).kv_cache == row * (5 * 1024 + 8192)
-    assert estimate(gemma, size_bytes=0, context=256).kv_cache == row * 6 * 256
+    # Five layers keep 512 + a micro-batch of 512, and once more as saved; one keeps all.
+    assert estimate(gemma, size_bytes=0, context=8192).kv_cache == row * (10 * 1024 + 8192)
+    assert estimate(gemma, size_bytes=0, context=256).kv_cache == row * (5 * 2 + 1) * 256
+    whole = estimate(gemma, size_bytes=0, context=8192, full_window=True)
+    assert whole.kv_cache == row * 6 * 8192
+    each = estimate(gemma, size_bytes=0, context=32768, parallel=4)
+    assert each.kv_cache == row * (5 * 5 * 1024 + 32768)
+    shared = estimate(gemma, size_bytes=0, context=32768, parallel=4, unified=True)
+    assert shared.kv_cache == row * (5 * (4 * 512 + 512 + 1024) + 32768)
+
+
+def test_the_header_may_say_which_layers_are_windowed() -> None:
+    said = replace(LLAMA_8B, sliding_window=1024, windowed_layers=16)
+    full = estimate(LLAMA_8B, size_bytes=0, context=65536).kv_cache or 0
+    assert (estimate(said, size_bytes=0, context=65536).kv_cache or 0) < full * 0.55
 
 
 def test_an_encoder_keeps_nothing() -> None:
@@ -109,7 +161,9 @@ def test_an_encoder_keeps_nothing() -> None:
 
 def test_what_the_header_does_not_say_is_not_made_up() -> None:
     found = estimate(Metadata(architecture="mystery"), size_bytes=77, context=512)
-    assert (found.kv_cache, found.compute, found.total) == (None, None, 77)
+    assert (found.kv_cache, found.compute, found.reserved) == (None, None, None)
+    assert found.total == 77 + found.program
+    assert not found.whole
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,15 @@ def test_an_ollama_instance_has_models_and_settings() -> None:
     assert made.effective(config).liveness == Liveness(30, 5, 3, "inference", 1, 15)
 
 
+def test_what_a_probe_asks_for_has_two_names() -> None:
+    def liveness(mode: str) -> Liveness:
+        made = profile(instances={"a": {"model": "m.gguf", "liveness": {"mode": mode}}})
+        return made.effective(made.instances["a"]).liveness
+
+    assert liveness("http") == Liveness()
+    assert liveness("inference").mode == "inference"
+
+
 @pytest.mark.parametrize(
     ("blocks", "message", "hint"),
     [

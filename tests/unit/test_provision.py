@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,8 @@ def test_what_waits_is_told_for_what() -> None:
 
 
 def test_names_are_the_same_whatever_their_case() -> None:
+    waits = due([BUILT, PULLED], {}, {"b:latest": Ground(base="P:LATEST")}, 0.0).waits
+    assert waits == {"b:latest": "p:latest"}, "under the name that its row has"
     there = {"p:latest": Tag("P:latest", "d")}
     assert present(PULLED, there, {})
     assert dropped([PULLED], ["P:LATEST", "other:latest"]) == ["other:latest"]
@@ -170,12 +173,15 @@ def look(
     before: Tenure | None = None,
     *,
     now: float = NOW,
-    limit: int = 3,
+    limit: int | None = 3,
     dead: tuple[str, ...] = (),
     busy: tuple[str, ...] = (),
+    arrived: Mapping[str, float] | None = None,
 ) -> Outlook:
     tenures = {wanted.blob: before} if before else {}
-    return outlook([wanted], loaded, tenures, now=now, limit=limit, dead=dead, busy=busy)
+    return outlook(
+        [wanted], loaded, tenures, now=now, limit=limit, dead=dead, busy=busy, arrived=arrived or {}
+    )
 
 
 def there(expires_at: float, blob: str = "x") -> Loaded:
@@ -264,6 +270,85 @@ def test_what_was_killed_comes_back_at_once() -> None:
     assert gone.tenures["x"].absence is Absence.KILLED
 
 
+@pytest.mark.parametrize("dead", [(), ("x",)])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_whose_place_was_taken_waits_for_room_and_says_so(
+    dead: tuple[str, ...], limit: int
+) -> None:
+    """Whoever waits for it is told that it is not under way."""
+    gone = look(HELD, [], held(FOREVER), dead=dead, limit=limit).tenures["x"]
+    assert gone.absence in (Absence.UNLOADED, Absence.KILLED)
+    others = [there(NOW, blob) for blob in "ab"[:limit]]
+    # They were there before: nothing else says that it had to make way for them.
+    arrived = {one.blob: NOW - 100.0 for one in others}
+    told = look(HELD, others, gone, now=NOW + 60.0, limit=limit, arrived=arrived)
+    assert (told.load, told.lost) == ((), (HELD,))
+    assert told.tenures["x"].absence is Absence.EVICTED
+    again = look(HELD, others, told.tenures["x"], now=NOW + 90.0, limit=limit, arrived=arrived)
+    assert (again.load, again.lost) == ((), ())
+    assert look(HELD, [], told.tenures["x"], now=NOW + 600.0, limit=limit).load == (HELD,)
+
+
+def test_where_nothing_says_how_many_fit_what_came_meanwhile_pushed_it_out() -> None:
+    others = [there(NOW, blob) for blob in "abcdefgh"]
+    before = {one.blob: NOW - 100.0 for one in others}
+    beside = look(HELD, [*others, there(FOREVER)], held(FOREVER), limit=None, arrived=before)
+    assert beside.arrived == {**before, "x": NOW}
+    stopped = look(
+        HELD, others, beside.tenures["x"], now=NOW + 5, limit=None, arrived=beside.arrived
+    ).tenures["x"]
+    assert stopped.absence is Absence.UNLOADED, "all of them were there before it left"
+    assert look(HELD, others, stopped, now=NOW + 60.0, limit=None, arrived=beside.arrived).load == (
+        HELD,
+    )
+    came = [*others, there(NOW, "new")]
+    pushed = look(
+        HELD, came, beside.tenures["x"], now=NOW + 5.0, limit=None, arrived=beside.arrived
+    )
+    assert pushed.tenures["x"].absence is Absence.EVICTED
+    late = look(HELD, came, stopped, now=NOW + 6.0, limit=None, arrived=beside.arrived)
+    assert late.tenures["x"].absence is Absence.EVICTED
+
+
+def test_where_nothing_says_how_many_fit_there_is_room_once_fewer_are_there() -> None:
+    others = [there(NOW, blob) for blob in "ab"]
+    gone = look(HELD, others, held(FOREVER), limit=None).tenures["x"]
+    assert gone.absence is Absence.EVICTED
+    for crowd in (others, [there(NOW, "c"), there(NOW, "d")], [*others, there(NOW, "c")]):
+        seen = look(HELD, crowd, gone, now=NOW + 1e4, limit=None)
+        assert (seen.load, seen.lost) == ((), ())
+    assert not look(HELD, others[:1], gone, now=NOW + 1e4, limit=None, busy=("c",)).load
+    assert look(HELD, others[:1], gone, now=NOW + 1e4, limit=None).load == (HELD,)
+
+
+def test_what_an_earlier_daemon_saw_evicted_waits_for_those_that_are_there_now() -> None:
+    known = Tenure(was=True, absence=Absence.EVICTED)
+    assert look(HELD, [], known, limit=None).load == (HELD,)
+    crowded = look(HELD, [there(NOW, "a")], known, limit=None)
+    assert (crowded.load, crowded.lost) == ((), ())
+    later = look(HELD, [], crowded.tenures["x"], now=NOW + 5.0, limit=None)
+    assert later.load == (HELD,)
+
+
+def test_of_preloaded_ones_that_do_not_fit_together_the_last_ones_stay() -> None:
+    """More than Ollama keeps: each is loaded once, and nobody is reloaded for ever."""
+    wanted = [
+        Resident(blob, (f"{blob}:latest",), preload=True, keep_alive=FOREVER) for blob in "abcd"
+    ]
+    first = outlook(wanted, [], {}, now=NOW, limit=None)
+    assert first.load == tuple(wanted)
+    tenures = {
+        one.blob: replace(Tenure().told(NOW + at), since=NOW + at) for at, one in enumerate(wanted)
+    }
+    now, arrived = NOW + 10.0, first.arrived
+    for _ in range(50):
+        loaded = [there(FOREVER, blob) for blob in "bcd"]
+        seen = outlook(wanted, loaded, tenures, now=now, limit=None, arrived=arrived)
+        assert not seen.load
+        tenures, arrived, now = dict(seen.tenures), seen.arrived, now + 60.0
+    assert tenures["a"].absence is Absence.EVICTED
+
+
 @given(
     st.lists(
         st.tuples(
@@ -280,6 +365,7 @@ def test_it_never_fights(looks: list[tuple[float, bool, list[str], bool]], limit
     """Whatever comes and goes: once lost to others, nothing is loaded where there is no room, and
     of one resident there is never more than one thing to do."""
     now, tenures, lost_before = NOW, {}, False
+    arrived: Mapping[str, float] = {}
     for pause, here, others, is_dead in looks:
         now += pause
         loaded = [there(now, blob) for blob in others] + ([there(FOREVER)] if here else [])
@@ -290,7 +376,9 @@ def test_it_never_fights(looks: list[tuple[float, bool, list[str], bool]], limit
             now=now,
             limit=limit,
             dead=("x",) if is_dead and not here else (),
+            arrived=arrived,
         )
+        arrived = seen.arrived
         assert len(seen.load) + len(seen.hold) <= 1
         if seen.load and lost_before:
             assert len(loaded) < limit
@@ -298,3 +386,6 @@ def test_it_never_fights(looks: list[tuple[float, bool, list[str], bool]], limit
         lost_before = lost_before or here
         assert set(tenures) == {"x"}
         assert SLACK < SETTLE
+        # What is neither there nor evicted is on its way: who waits for it does not wait for ever.
+        waits = here or tenures["x"].absence is Absence.EVICTED
+        assert waits or seen.load or seen.wake_at is not None

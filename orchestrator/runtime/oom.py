@@ -1,0 +1,205 @@
+"""Memory that ran out, as the kernel tells it: whom it killed for it, and what is left now.
+
+Three witnesses, the best first: the kernel's own record (`/dev/kmsg`, which names the pid), the
+counters of the process's control groups (version 2 and version 1), and the machine's counter of
+all such kills. Each may be unreadable; then the next is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.core.cause import OomKind
+
+_ROOTS = {"memory": ("/sys/fs/cgroup/memory",), "": ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")}
+_SLACK = 5.0
+"""Seconds that the clock of the kernel's record may be off."""
+_MOST_RECORDS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Of one control group: kills for want of memory, and how often its own limit was hit."""
+
+    kills: int
+    limited: int
+
+
+@dataclass(slots=True)
+class OomWatch:
+    """Looks after one process. `look` now and then while it lives, `verdict` once it is gone."""
+
+    pid: int
+    _began: float = field(default_factory=time.monotonic)
+    _groups: list[str] = field(default_factory=list[str])
+    _before: dict[str, _Count] = field(default_factory=dict[str, _Count])
+    _kills: int = 0
+
+    def __post_init__(self) -> None:
+        self.look()
+        if not self._groups:
+            self._kills = _kills_of_the_machine()
+
+    def look(self) -> None:
+        """Take up the control groups that it is in now: it may have been moved into others."""
+        groups = groups_of(self.pid)
+        if groups and groups != self._groups:
+            self._groups = groups
+            self._before = {group: _count(group) for group in groups}
+
+    def verdict(self) -> OomKind:
+        """Whose memory ran out when the kernel killed it; empty when it did not.
+
+        Reads all of the kernel's log: not for the event loop.
+        """
+        recorded, group = _recorded(self.pid, self._began - _SLACK)
+        if group and not any(one.endswith(group) for one in self._groups):
+            # It was moved there since the last look.
+            self._groups = _folders(f"memory:{group}") or _folders(f":{group}")
+        if recorded:
+            return recorded
+        if not self._groups:
+            return "host" if _kills_of_the_machine() > self._kills else ""
+        after = {group: _count(group) for group in self._before}
+        own = self._groups[0]
+        if own not in after or after[own].kills <= self._before[own].kills:
+            return ""
+        limited = any(after[one].limited > self._before[one].limited for one in after)
+        return "cgroup" if limited else "host"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The folders of its control groups."""
+        return tuple(self._groups)
+
+
+def groups_of(pid: int) -> list[str]:
+    """The folders of its control groups that count memory, its own first, then what they are in."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return [folder for line in lines for folder in _folders(line.partition(":")[2])]
+
+
+def _folders(line: str) -> list[str]:
+    """Of `controllers:path`, as a line of `/proc/PID/cgroup` has it behind its number."""
+    controllers, _, path = line.partition(":")
+    found: list[str] = []
+    for controller, roots in _ROOTS.items():
+        if controller in controllers.split(","):
+            found += [folder for root in roots for folder in _upwards(root, path)]
+    return found
+
+
+def _upwards(root: str, path: str) -> Iterator[str]:
+    """The group and all that it is in, as far as they are seen from here and count memory."""
+    folder = os.path.normpath(root + path)
+    if not os.path.isdir(folder):
+        # Without a namespace of its own, a container sees its group as the root.
+        folder = root
+    while folder.startswith(root):
+        if any(os.path.exists(os.path.join(folder, name)) for name in _COUNTERS):
+            yield folder
+        folder = os.path.dirname(folder)
+
+
+_COUNTERS = ("memory.events", "memory.oom_control")
+
+
+def _count(group: str) -> _Count:
+    events = _numbers(f"{group}/memory.events")
+    if events:
+        return _Count(events.get("oom_kill", 0), events.get("oom", 0))
+    return _Count(
+        _numbers(f"{group}/memory.oom_control").get("oom_kill", 0),
+        _number(f"{group}/memory.failcnt") or 0,
+    )
+
+
+def available(groups: Iterable[str]) -> int:
+    """Bytes that are free, or can be made so, within the machine and all of these groups.
+
+    0 where that cannot be read.
+    """
+    free = _numbers("/proc/meminfo").get("MemAvailable:", 0) * 1024
+    for group in groups:
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            most, used = _number(f"{group}/{limit}"), _number(f"{group}/{usage}")
+            if most is not None and used is not None:
+                spare = _numbers(f"{group}/memory.stat").get(cache, 0)
+                free = min(free, max(most - used + spare, 0))
+    return free
+
+
+def _kills_of_the_machine() -> int:
+    return _numbers("/proc/vmstat").get("oom_kill", 0)
+
+
+def _number(path: str) -> int | None:
+    """What a file with one number says; None for none, or for `max`."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        return int(file.read())
+    return None
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """What a file of names and numbers says; empty when it cannot be read."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        for line in file:
+            name, *values = line.split()
+            if values and values[0].isdigit():
+                found[name] = int(values[0])
+    return found
+
+
+_KILLED = re.compile(r"([Oo]ut of memory).*: Killed process (\d+) ")
+_DETAILS = re.compile(r"oom-kill:constraint=CONSTRAINT_MEMCG,.*\btask_memcg=([^,]+),.*\bpid=(\d+)")
+"""This one is left out when there are many at once."""
+
+
+def _recorded(pid: int, since: float) -> tuple[OomKind, str]:
+    """What the kernel's record says of that process, and the control group that it was in.
+
+    Both are empty where it says nothing, or may not be read.
+    """
+    group = ""
+    for record in _kernel_log():
+        head, _, text = record.partition(";")
+        when = head.split(",")[2:3]
+        if not when or not when[0].isdigit() or int(when[0]) / 1e6 < since:
+            continue
+        details, killed = _DETAILS.search(text), _KILLED.search(text)
+        if details is not None and int(details.group(2)) == pid:
+            group = details.group(1)
+        if killed is not None and int(killed.group(2)) == pid:
+            return ("cgroup" if text.startswith("Memory cgroup") else "host"), group
+    return ("cgroup" if group else ""), group
+
+
+def _kernel_log() -> Iterator[str]:
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        for _ in range(_MOST_RECORDS):
+            try:
+                yield os.read(log, 8192).decode("utf-8", "replace")
+            except BrokenPipeError:
+                # Overwritten while it was read: the next one is there.
+                continue
+            except OSError:
+                return
+    finally:
+        os.close(log)

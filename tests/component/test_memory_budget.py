@@ -1,0 +1,103 @@
+"""The memory that there is, as this machine and made-up cgroups say it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.core.admission import HOST, Room
+from orchestrator.core.spec import Demand
+from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
+from orchestrator.runtime.memory_budget import MemoryBudget, cgroup_rooms, machine_room
+from tests.unit.test_plan import spec
+
+MIB = 1 << 20
+ALL = 1 << 62
+
+
+def cgroup(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_this_machine() -> None:
+    room = machine_room()
+    assert 0 < room.free <= room.total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_second_version_of_cgroups_at_every_depth(tmp_path: Path) -> None:
+    cgroup(tmp_path / "a", memory__max=900 * MIB, memory__current=100 * MIB, memory__stat="x 1")
+    stat = f"active_file {30 * MIB}\ninactive_file {20 * MIB}\nanon 7"
+    cgroup(tmp_path / "a/b", memory__max=500 * MIB, memory__current=200 * MIB, memory__stat=stat)
+    cgroup(tmp_path / "a/b/c", memory__max="max", memory__current=5)
+    found = list(cgroup_rooms(str(tmp_path), "0::/a/b/c\n", below=ALL))
+    assert found == [
+        Room(500 * MIB, 350 * MIB, "this cgroup"),
+        Room(900 * MIB, 800 * MIB, "this cgroup"),
+    ]
+    assert list(cgroup_rooms(str(tmp_path), "0::/a/b/c\n", below=600 * MIB)) == found[:1]
+
+
+def test_the_first_version_of_cgroups(tmp_path: Path) -> None:
+    stat = f"cache 1\nactive_file 5\ntotal_active_file {10 * MIB}\ntotal_inactive_file {MIB}"
+    names = {
+        "memory__limit_in_bytes": 100 * MIB,
+        "memory__usage_in_bytes": 60 * MIB,
+        "memory__stat": stat,
+    }
+    cgroup(tmp_path / "memory/x", **names)
+    cgroup(tmp_path / "memory", memory__limit_in_bytes=9223372036854771712)
+    membership = "4:cpu,cpuacct:/x\n3:memory:/x\n0::/\n"
+    found = list(cgroup_rooms(str(tmp_path), membership, below=1 << 50))
+    assert found == [Room(100 * MIB, 51 * MIB, "this cgroup")]
+
+
+def test_a_cap_is_named_where_it_is_the_least() -> None:
+    total = machine_room().total
+    assert MemoryBudget(MIB).now({}).rooms[HOST].limit == "ORCHESTRATE_MEMORY"
+    assert MemoryBudget(MIB).now({}).rooms[HOST].total == MIB
+    assert MemoryBudget(total * 2).now({}).rooms[HOST].limit != "ORCHESTRATE_MEMORY"
+
+
+@contextmanager
+def holding(count: int) -> Generator[int]:
+    """A process with so many bytes of its own."""
+    program = f"import sys; kept = bytearray({count}); kept[::4096] = b'1' * len(kept[::4096])"
+    program += "; print('ready', flush=True); sys.stdin.read()"
+    command = ["python3", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
+
+
+def running(pid: int, *, engine: str) -> Observed:
+    one = replace(spec(), engine=engine, demand=Demand(host=1, declared=True))
+    process = ProcessRef(pid, 1, "boot")
+    return {"a": InstanceStatus("a", Phase.READY, one, "s", process)}
+
+
+@pytest.mark.parametrize("engine", ["llama-server", "ollama"])
+def test_what_an_instance_has_taken_is_what_is_its_own(engine: str) -> None:
+    with holding(40 * MIB) as pid:
+        taken = MemoryBudget(None).now(running(pid, engine=engine)).taken
+    assert 40 * MIB <= taken["a"] < 70 * MIB
+
+
+def test_one_that_is_gone_has_nothing() -> None:
+    with holding(MIB) as pid:
+        pass
+    assert MemoryBudget(None).now(running(pid, engine="llama-server")).taken == {}
+
+
+def test_gpus_without_a_driver_that_measures_have_all_their_memory() -> None:
+    rooms = MemoryBudget(None, lambda: {200: 24 * MIB}).now({}).rooms
+    assert rooms[200] == Room(24 * MIB, 24 * MIB)

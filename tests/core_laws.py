@@ -1,0 +1,317 @@
+"""What must always be so in the simulated world: of a plan, a fold, an act, a pass, and at rest.
+
+Each law is said here anew, without the functions of the core that are to obey it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core import fold as folding
+from orchestrator.core import plan as planning
+from orchestrator.core.event import Event, EventType
+from orchestrator.core.plan import Action, Plan, Verb
+from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.status import InstanceStatus, ModelState, Observed, Phase
+from tests.core_wishes import BAD
+
+if TYPE_CHECKING:
+    from tests.core_world import World
+
+ALIVE = ("starting", "ready", "unready", "stopping")
+SERVING = ("starting", "ready", "unready")
+
+BEGINS_A_RUN = (EventType.STARTING, EventType.ADOPTED)
+
+
+def watched(world: World) -> dict[str, Callable[..., Any]]:
+    """The functions of the core as the loop calls them, under supervision."""
+
+    def make_plan(desired: Desired, observed: Observed, now: float, *more: Any) -> Plan:
+        before, world.circumstances = dict(observed), more
+        plan = planning.make_plan(desired, observed, now, *more)
+        assert plan == planning.make_plan(desired, observed, now, *more)
+        assert observed == before, "a plan changes nothing"
+        _of_a_plan(plan, desired, observed)
+        return plan
+
+    def fold(observed: Observed, event: Event) -> Observed:
+        after = folding.fold(observed, event)
+        _of_a_fold(observed, event, after)
+        return after
+
+    return {"make_plan": make_plan, "fold": fold}
+
+
+# --- a plan ---------------------------------------------------------------------------------------
+
+
+def _of_a_plan(plan: Plan, desired: Desired, observed: Observed) -> None:
+    touched = [action.instance for action in plan.actions]
+    assert len(touched) == len(set(touched)), f"two actions for one instance: {plan.actions}"
+    for action in plan.actions:
+        _of_an_action(action, desired, observed)
+    for name in plan.forget:
+        assert name not in desired
+        assert observed[name].phase not in ALIVE
+    for name in plan.pending:
+        assert name in desired
+        assert name not in touched
+    ports = [a.spec.endpoint.port for a in plan.actions if a.verb is Verb.START and a.spec]
+    assert len(ports) == len(set(ports)), "one port for two that start"
+
+
+def _of_an_action(action: Action, desired: Desired, observed: Observed) -> None:
+    status = observed.get(action.instance)
+    match action.verb:
+        case Verb.START:
+            assert action.spec is not None
+            _of_a_start(action.spec, status, desired[action.instance], observed)
+        case Verb.KILL:
+            assert status is not None
+            assert status.phase is Phase.STOPPING
+            assert status.hurry
+        case _:
+            assert status is not None
+            assert status.phase in SERVING, f"{action.verb} of what is {status.phase}"
+
+
+def _of_a_start(
+    spec: InstanceSpec, status: InstanceStatus | None, declared: InstanceSpec, observed: Observed
+) -> None:
+    assert spec.awaits is None, "started without its model"
+    for need in spec.needs:
+        assert need in observed, f"started without {need}"
+        assert observed[need].phase is Phase.READY, f"started before {need} is ready"
+    for other in observed.values():
+        if other.name != spec.name and other.phase in ALIVE:
+            assert other.spec.endpoint.port != spec.endpoint.port, f"port of {other.name}"
+    if status is None:
+        return
+    assert status.phase not in ALIVE, "started twice"
+    assert not status.held, "started though held"
+    if status.phase is Phase.FAILED:
+        assert status.redo or declared != status.spec, "failed, and nobody asked"
+
+
+# --- a fold ---------------------------------------------------------------------------------------
+
+
+def _of_a_fold(before: Observed, event: Event, after: Observed) -> None:
+    name = event.instance
+    assert folding.fold(after, event) == after, f"doubled, {event.type} changes something"
+    assert {k: v for k, v in before.items() if k != name} == {
+        k: v for k, v in after.items() if k != name
+    }, "an event changes another instance"
+    then, now = before.get(name), after.get(name)
+    start_id = event.data.get("start_id")
+    if start_id is not None and event.type not in BEGINS_A_RUN:
+        known = then is not None and then.start_id == start_id
+        assert known or now == then, f"{event.type} of another run changes something"
+    if then is None or now is None:
+        return
+    if then.phase is Phase.FAILED and now.phase is not Phase.FAILED:
+        known = (*BEGINS_A_RUN, EventType.HELD, EventType.MENDED)
+        assert event.type in known, f"failed is left by {event.type}"
+    if now.held and not then.held:
+        assert event.type is EventType.HELD
+    if then.held and not now.held:
+        assert event.type in (EventType.REDO, EventType.RELEASED), f"{event.type} releases"
+    if now.phase not in ALIVE:
+        assert now.process is None, f"{event.type}: a process of what is {now.phase}"
+        assert now.attached is None
+    if now.phase is Phase.BACKOFF:
+        assert now.retry_at is not None, "in backoff for ever"
+
+
+# --- an act ---------------------------------------------------------------------------------------
+
+
+def may_start(world: World, spec: InstanceSpec) -> None:
+    """One living process of an instance, one of ours on a port."""
+    name = spec.name
+    assert name not in world.starts, "two starts in flight"
+    assert name not in world.attached, "started while attached"
+    assert world.run_of(name) is None, "two processes of one instance"
+    port = spec.endpoint.port
+    for run in world.runs:
+        known = world.loop.observed.get(run.name)
+        # One that was adopted as it runs may have had another port than anybody knows.
+        if known is None or known.start_id == run.start_id:
+            assert run.spec.endpoint.port != port, f"port {port} of {run.name} given to {name}"
+    for other, _ in world.starts.values():
+        assert other.endpoint.port != port, f"port {port} given twice"
+
+
+def may_stop(world: World, name: str) -> None:
+    """Somebody asked for it, or it is no longer what is declared, or it does not answer."""
+    declared = (world.loop.desired or {}).get(name)
+    if declared is None or name in world.asked:
+        return
+    if name in world.attached:
+        other_port = world.attached[name].port != declared.endpoint.port
+        assert other_port or declared.attach == "never", f"{name} is let go of for nothing"
+        return
+    run = world.run_of(name)
+    if run is None:
+        spec = world.starts[name][0] if name in world.starts else None
+        condemned = False
+    else:
+        spec, condemned = run.spec, run.condemned
+    same = spec is not None and spec.command == declared.command and declared.attach != "only"
+    assert condemned or not same, f"{name} is stopped for nothing"
+    undone = _is_undone(declared, world.loop.observed[name])
+    assert condemned or not undone, f"{name} is stopped for what was rejected"
+
+
+def essence(spec: InstanceSpec) -> InstanceSpec:
+    """Without what is no part of a change: who says so, and what is on disk."""
+    return replace(spec, profiles=(), inputs=())
+
+
+# --- a pass ---------------------------------------------------------------------------------------
+
+
+def after_a_pass(world: World) -> None:
+    """Nothing that can be done is left, no wake-up is forgotten, `converged` is true iff so."""
+    loop, desired, observed = world.loop, world.loop.desired, world.loop.observed
+    if desired is None:
+        assert not loop.plan.actions
+        return
+    left = planning.make_plan(desired, observed, world.clock, *world.circumstances)
+    assert not left.actions, f"a pass leaves something to do: {left.actions}"
+    assert not left.forget
+    for name, status in observed.items():
+        if status.phase is Phase.BACKOFF and name in desired and name not in loop.plan.pending:
+            wake_at, retry_at = world.wake_at, status.retry_at
+            assert wake_at is not None, f"nobody wakes {name}"
+            assert retry_at is not None
+            assert wake_at <= retry_at, f"{name} is woken too late"
+            most = max(status.spec.restart.max, 2.0)
+            assert world.clock < wake_at <= world.clock + most, f"{name} waits too long"
+    if any("of memory" in why.message for why in loop.plan.pending.values()):
+        assert world.wake_at is not None, "nobody looks whether there is memory"
+        assert world.wake_at <= world.clock + 1.0
+    extra = observed.keys() - desired.keys()
+    lacking = [n for n, spec in desired.items() if not _as_declared(spec, observed.get(n))]
+    assert loop.state.converged == (not extra and not lacking), (loop.state, lacking, extra)
+    assert bool(loop.state.missing) != loop.state.converged
+
+
+def _argv(spec: InstanceSpec) -> tuple[str, ...]:
+    """But for where its model lies: what has read one, has it."""
+    argv = list(spec.command.argv)
+    if "--model" in argv:
+        del argv[argv.index("--model") + 1]
+    return tuple(argv)
+
+
+def _is_undone(spec: InstanceSpec, status: InstanceStatus) -> bool:
+    """What was rejected stays so, until what is declared changes or somebody asks."""
+    return status.rejected is not None and essence(status.rejected.spec) == essence(spec)
+
+
+def _as_declared(spec: InstanceSpec, status: InstanceStatus | None) -> bool:
+    if status is None or status.phase is not Phase.READY:
+        return False
+    if status.attached is not None:
+        same = status.spec.endpoint == spec.endpoint and spec.attach != "never"
+    else:
+        same = _argv(status.spec) == _argv(spec) and spec.attach != "only"
+        same = same and status.spec.model == spec.model and not _is_undone(spec, status)
+    rows = {row.name: row for row in status.models}
+    models = spec.holds.models if spec.holds else ()
+    if status.looking and models:
+        # Until it was looked, nobody knows.
+        return False
+    return same and all(
+        model.name in rows
+        and rows[model.name].state is ModelState.PRESENT
+        and (rows[model.name].loaded or rows[model.name].rested or not model.preload)
+        for model in models
+    )
+
+
+# --- at rest --------------------------------------------------------------------------------------
+
+
+def at_rest(world: World) -> None:
+    """The world was left alone and well: all is as declared, but for what has a reason."""
+    desired, observed = world.loop.desired, world.loop.observed
+    assert desired is not None
+    assert desired.keys() == observed.keys() | world.loop.plan.pending.keys()
+    assert world.loop.state.settled, f"`apply` would wait for ever: {world.loop.state}"
+    for name, spec in desired.items():
+        assert _may_rest(world, name, spec), f"{name} rests as {observed.get(name)}"
+    names = [run.name for run in world.runs]
+    assert len(names) == len(set(names)), f"two processes of one instance: {names}"
+    for run in world.runs:
+        status = observed[run.name]
+        assert (status.phase, status.start_id) == (Phase.READY, run.start_id), f"{run} is known as"
+
+
+def _may_rest(world: World, name: str, spec: InstanceSpec) -> bool:
+    status = world.loop.observed.get(name)
+    if name in world.loop.plan.pending:
+        without = spec.awaits is not None or any(_is_away(world, need) for need in spec.needs)
+        return without or _meets_what_was_undone(world, name) or _lacks_memory(world, name)
+    if status is None:
+        return False
+    if status.held:
+        return status.phase is Phase.STOPPED
+    if status.phase is not Phase.READY:
+        return status.phase is Phase.FAILED or status.reason == "exited"
+    if status.attached is not None:
+        return name in world.attached and _as_declared(spec, status)
+    run = world.run_of(name)
+    assert run is not None, f"{name} is called ready, and does not run"
+    assert run.serves, f"{name} is called ready, and does not serve"
+    return run.spec.command == spec.command or _is_undone(spec, status) or spec.awaits is not None
+
+
+def _meets_what_was_undone(world: World, name: str) -> bool:
+    """What went back to what it was has its old port again, or cannot have it any more."""
+    desired, observed = world.loop.desired or {}, world.loop.observed
+    undone = {n for n, s in observed.items() if n in desired and _is_undone(desired[n], s)}
+    port = desired[name].endpoint.port
+    mine = name in undone
+    return mine or any(observed[other].spec.endpoint.port == port for other in undone - {name})
+
+
+def _lacks_memory(world: World, name: str) -> bool:
+    """What went back to what it was takes more, or takes again, than is declared."""
+    desired, observed = world.loop.desired or {}, world.loop.observed
+    undone = any(_is_undone(spec, observed[n]) for n, spec in desired.items() if n in observed)
+    return undone and "of memory" in world.loop.plan.pending[name].message
+
+
+def _is_away(world: World, need: str) -> bool:
+    status = world.loop.observed.get(need)
+    return status is None or status.phase is not Phase.READY
+
+
+def all_well(world: World) -> None:
+    """After `apply`, too: what can come up has come up, and nothing else is there."""
+    desired = world.loop.desired or {}
+    hopeless = {name for name, spec in desired.items() if spec.command.argv[-1] == BAD}
+    hoped = {name for name in desired if _hopes_for(name, desired, hopeless)}
+    pending = world.loop.plan.pending
+    for name in list(hoped):
+        if _meets_what_was_undone(world, name) or (name in pending and _lacks_memory(world, name)):
+            hoped.discard(name)
+            continue
+        assert _as_declared(desired[name], world.loop.observed.get(name)), (
+            f"{name} does not come up: {world.loop.state.missing}"
+        )
+    if hoped == desired.keys():
+        assert world.loop.state.converged
+        assert {run.name for run in world.runs} | world.attached.keys() == desired.keys()
+
+
+def _hopes_for(name: str, desired: Desired, hopeless: set[str]) -> bool:
+    spec = desired[name]
+    if name in hopeless or spec.awaits is not None:
+        return False
+    return all(need in desired and _hopes_for(need, desired, hopeless) for need in spec.needs)

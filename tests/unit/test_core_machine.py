@@ -1,0 +1,385 @@
+"""Plan, fold and loop in a simulated world where everything happens, in every order.
+
+Hypothesis looks for a story that breaks one of the laws in `core_laws`, and tells the shortest.
+`MACHINE_EXAMPLES` is how many stories it tries (they are few by default), `MACHINE_STEPS` how long
+each may be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from orchestrator.core.event import EventType
+from tests import core_laws
+from tests.core_wishes import BAD, GOOD, MEMORY, MODELS, NAMES, OLLAMA, OTHER, PORTS, Wish
+from tests.core_world import World
+
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "60"))
+STEPS = int(os.environ.get("MACHINE_STEPS", "40"))
+
+TURNS = 400
+"""In which a world that is left alone has to come to rest."""
+
+names = st.sampled_from(NAMES)
+instants = st.sampled_from([0.0, 0.3, 1.0, 4.0, 11.0, 700.0, 1e5])
+nth = st.integers(0, 5)
+
+
+class Story(RuleBasedStateMachine):
+    """What may happen next. Where it cannot just now, nothing does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.world.settle(TURNS)
+                self.world.declare(renew=True)
+                self.world.settle(TURNS)
+                core_laws.all_well(self.world)
+        finally:
+            self.world.close()
+
+    # --- people -----------------------------------------------------------------------------------
+
+    @rule(
+        name=names,
+        port=st.sampled_from(PORTS),
+        needs=st.sampled_from([(), ("a",), ("o",), ("a", "b")]),
+        attach=st.sampled_from(["auto", "never", "only"]),
+        models=st.sampled_from([(), MODELS[:1], MODELS]),
+        borrows=st.booleans(),
+        renew=st.booleans(),
+    )
+    def declares(
+        self,
+        name: str,
+        port: int,
+        needs: tuple[str, ...],
+        attach: str,
+        models: tuple[str, ...],
+        borrows: bool,
+        renew: bool,
+    ) -> None:
+        ollama = name == OLLAMA
+        wish = Wish(
+            port,
+            needs=tuple(need for need in needs if need < name or need == OLLAMA) * (not ollama),
+            attach=attach if ollama else "never",  # type: ignore[arg-type]
+            models=models * ollama,
+            borrows=borrows and name == "c",
+        )
+        self._wish(name, wish, renew=renew)
+
+    @precondition(lambda self: self.world.wishes)
+    @rule(
+        name=names,
+        change=st.sampled_from(
+            [
+                {"ctx": GOOD},
+                {"ctx": OTHER},
+                {"ctx": BAD},
+                {"description": "x"},
+                {"description": ""},
+                {"policy": "never"},
+                {"policy": "always"},
+                {"policy": "on-failure"},
+                {"on_failure": "keep"},
+                {"on_failure": "rollback"},
+                {"auto_port": True},
+                {"needs": ()},
+                {"preload": True},
+                {"models": MODELS},
+                {"models": ()},
+                {"memory": 20},
+                {"memory": 60},
+                {"memory": None},
+                *({"port": port} for port in PORTS[:3]),
+            ]
+        ),
+        renew=st.booleans(),
+    )
+    def edits(self, name: str, change: dict[str, object], renew: bool) -> None:
+        if name in self.world.wishes and (name == OLLAMA or "models" not in change):
+            wish = replace(self.world.wishes[name], **change)  # type: ignore[arg-type]
+            self._wish(name, wish, renew=renew)
+
+    @precondition(lambda self: len(self.world.wishes) > 1)
+    @rule(one=names, other=names)
+    def swaps_ports(self, one: str, other: str) -> None:
+        wishes = self.world.wishes
+        if one in wishes and other in wishes:
+            first, second = wishes[one], wishes[other]
+            wishes[one] = replace(first, port=second.port)
+            wishes[other] = replace(second, port=first.port)
+            self.world.declare(renew=False)
+
+    @precondition(lambda self: self.world.wishes)
+    @rule(index=nth)
+    def removes(self, index: int) -> None:
+        del self.world.wishes[list(self.world.wishes)[index % len(self.world.wishes)]]
+        self.world.declare(renew=False)
+
+    @rule(renew=st.booleans())
+    def saves(self, renew: bool) -> None:
+        self.world.declare(renew=renew)
+
+    @precondition(lambda self: self.world.wishes)
+    @rule()
+    def takes_all_down(self) -> None:
+        self.world.wishes.clear()
+        self.world.declare(renew=False)
+
+    @rule(verb=st.sampled_from(["start", "stop", "restart", "kill"]), name=names)
+    def asks(self, verb: str, name: str) -> None:
+        self.world.ask(verb, name)  # type: ignore[arg-type]
+
+    def _wish(self, name: str, wish: Wish, *, renew: bool) -> None:
+        """Two on one port would be refused, and so would more than there is memory."""
+        others = {other: w for other, w in self.world.wishes.items() if other != name}
+        taken = {other.port for other in others.values()}
+        if wish.port in taken:
+            wish = replace(wish, port=next(port for port in PORTS if port not in taken))
+        if sum(other.memory or 0 for other in (*others.values(), wish)) > MEMORY:
+            wish = replace(wish, memory=None)
+        self.world.wishes = {**others, name: wish}
+        self.world.declare(renew=renew)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    @rule()
+    def passes(self) -> None:
+        self.world.step()
+
+    @rule(count=st.integers(1, 30))
+    def goes_its_way(self, count: int) -> None:
+        for _ in range(count):
+            if not self.world.turn():
+                break
+
+    @rule(seconds=instants)
+    def time_passes(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @precondition(lambda self: self.world.mail)
+    @rule(index=nth, twice=st.booleans())
+    def mail_arrives(self, index: int, twice: bool) -> None:
+        self.world.arrive(index % len(self.world.mail), twice=twice)
+
+    @precondition(lambda self: self.world.mail)
+    @rule(index=nth)
+    def mail_is_lost(self, index: int) -> None:
+        self.world.lose(index % len(self.world.mail))
+
+    @precondition(lambda self: self.world.history)
+    @rule(index=st.integers(0, 50))
+    def mail_of_an_earlier_run_arrives(self, index: int) -> None:
+        event = self.world.history[-1 - index % len(self.world.history)]
+        status = self.world.loop.observed.get(event.instance)
+        if status is None or status.start_id != event.data["start_id"]:
+            self.world.bus.deliver(event)
+
+    @rule(reboot=st.booleans(), blind=st.booleans(), dead=st.sets(names))
+    def the_daemon_dies(self, reboot: bool, blind: bool, dead: set[str]) -> None:
+        self.world.runs = [run for run in self.world.runs if run.name not in dead]
+        self.world.die_and_return(reboot=reboot, first_pass_blind=blind)
+
+    @rule(full=st.booleans())
+    def the_disk_fills(self, full: bool) -> None:
+        self.world.disk_full = full
+
+    @rule(memory=st.sampled_from([0, 50, 90]))
+    def others_take_memory(self, memory: int) -> None:
+        self.world.others_memory = memory
+
+    # --- the world --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.starts)
+    @rule(
+        index=nth,
+        fault=st.sampled_from(["", "", "", "log-unwritable", "binary-missing", "bug", "bad-flag"]),
+    )
+    def a_start_ends(self, index: int, fault: str) -> None:
+        starting = list(self.world.starts)
+        self.world.carry_out(starting[index % len(starting)], fault)
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth, code=st.sampled_from([0, 1, 137, None]))
+    def one_dies(self, index: int, code: int | None) -> None:
+        self.world.end(self.world.runs[index % len(self.world.runs)], code)
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth)
+    def one_is_loaded(self, index: int) -> None:
+        run = self.world.runs[index % len(self.world.runs)]
+        if run.state == "loading":
+            self.world.load(run)
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth, hangs=st.booleans())
+    def one_hangs(self, index: int, hangs: bool) -> None:
+        run = self.world.runs[index % len(self.world.runs)]
+        if hangs:
+            run.state = "hung"
+        elif run.state == "hung":
+            run.state = "serving" if run.told else "loading"
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth)
+    def one_is_probed(self, index: int) -> None:
+        self.world.probe(self.world.runs[index % len(self.world.runs)])
+
+    @rule(port=st.sampled_from(PORTS[:4]), who=st.sampled_from(["other", "ollama", ""]))
+    def somebody_takes_a_port(self, port: int, who: str) -> None:
+        if who and self.world.listener(port) != "ours":
+            self.world.strangers[port] = who
+        elif not who:
+            self.world.strangers.pop(port, None)
+
+    @precondition(lambda self: self.world.attached)
+    @rule()
+    def attached_servers_are_looked_at(self) -> None:
+        for attached in list(self.world.attached.values()):
+            self.world.look_at(attached)
+
+    @precondition(lambda self: OLLAMA in self.world.loop.observed)
+    @rule(outcome=st.sampled_from(["there", "failed", "evicted"]))
+    def models_are_looked_at(self, outcome: str) -> None:
+        self.world.provision(OLLAMA, outcome)
+
+    @precondition(lambda self: self.world.models)
+    @rule(model=st.sampled_from(MODELS))
+    def somebody_removes_a_model(self, model: str) -> None:
+        self.world.models.discard(model)
+
+    @precondition(lambda self: self.world.loop.observed)
+    @rule(index=nth)
+    def a_cause_is_mended(self, index: int) -> None:
+        known = list(self.world.loop.observed.values())
+        status = known[index % len(known)]
+        if status.phase == "failed" or (status.phase, status.reason) == ("backoff", "port-taken"):
+            self.world.tell(EventType.MENDED, status.name, status.start_id)
+
+    @rule()
+    def all_is_resolved_anew_if_need_be(self) -> None:
+        self.world.look_again()
+
+    @rule(name=st.sampled_from(NAMES))
+    def a_file_changes(self, name: str) -> None:
+        path = f"/{name}.gguf"
+        self.world.versions[path] = self.world.versions.get(path, 0) + 1
+
+    @rule()
+    def it_is_left_alone(self) -> None:
+        self.world.settle(TURNS)
+
+
+@pytest.mark.timeout(0 if "MACHINE_EXAMPLES" in os.environ else 60)
+def test_no_story_breaks_a_law() -> None:
+    run_state_machine_as_test(
+        Story,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            report_multiple_bugs=False,
+            # To explain a failure, every line is traced: that takes minutes.
+            phases=(Phase.reuse, Phase.generate, Phase.shrink),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
+    )
+
+
+# --- stories that were found so, each as short as it gets -----------------------------------------
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+def declared(world: World, **wishes: Wish) -> World:
+    """These run, and nothing is on its way."""
+    world.wishes.update(wishes)
+    world.declare(renew=False)
+    world.settle(TURNS)
+    return world
+
+
+def test_a_stop_that_meets_a_crash_neither_waits_nor_spins(world: World) -> None:
+    declared(world, a=Wish(1))
+    world.ask("stop", "a")
+    world.end(world.runs[0], 1)
+    world.arrive(0)
+    world.step()
+    held = world.loop.observed["a"]
+    assert (held.phase, held.reason, world.wake_at) == ("stopped", "held", None)
+
+
+def test_a_delay_of_before_the_machine_was_started_anew_is_over(world: World) -> None:
+    world.clock = 1e6
+    declared(world, a=Wish(1))
+    world.end(world.runs[0], 1)
+    world.settle(TURNS)
+    world.end(world.runs[0], 1)
+    world.arrive(0)
+    world.step()
+    assert world.loop.observed["a"].phase == "backoff"
+    world.die_and_return(reboot=True, first_pass_blind=False)
+    assert "a" in world.starts
+
+
+def test_a_change_that_waits_for_a_model_is_not_there_yet(world: World) -> None:
+    declared(world, a=Wish(1), c=Wish(3), o=Wish(2, models=MODELS))
+    world.models.clear()
+    world.wishes["c"] = replace(world.wishes["c"], borrows=True)
+    world.declare(renew=False)
+    world.step()
+    assert [run.name for run in world.runs] == ["a", "c", "o"], "it goes on as it was meanwhile"
+    assert not world.loop.state.converged
+    world.settle(TURNS)
+    assert world.loop.state.converged
+
+
+def test_who_brings_a_model_gets_the_port_of_who_waits_for_it(world: World) -> None:
+    declared(world, c=Wish(1))
+    declared(world, c=Wish(2, borrows=True), o=Wish(1, models=MODELS))
+    assert world.loop.state.converged
+
+
+def test_what_cannot_go_back_to_its_port_does_not_fight_for_it(world: World) -> None:
+    declared(world, a=Wish(1))
+    declared(world, a=Wish(2, ctx=BAD), c=Wish(1))
+    assert [run.name for run in world.runs] == ["c"]
+    for _ in range(2):
+        # The second end is not followed by a start at once: the port is nobody's for a while.
+        world.end(world.runs[0], 1)
+        world.arrive(0)
+        world.step()
+        assert "a" not in world.starts
+        world.turn()
+    assert "port 1, which it had, is c's by now" in world.loop.plan.pending["a"].message
+
+
+def test_a_model_that_vanished_where_it_could_not_be_read_is_waited_for(world: World) -> None:
+    declared(world, o=Wish(1, models=MODELS))
+    world.models.clear()
+    declared(world, c=Wish(2, borrows=True))
+    assert world.loop.state.converged
