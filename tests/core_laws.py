@@ -256,7 +256,7 @@ def _may_rest(world: World, name: str, spec: InstanceSpec) -> bool:
     status = world.loop.observed.get(name)
     if name in world.loop.plan.pending:
         without = spec.awaits is not None or any(_is_away(world, need) for need in spec.needs)
-        return without or _meets_what_was_undone(world, name) or _lacks_memory(world, name)
+        return without or name in _undone(world) or _is_kept_out(world, name)
     if status is None:
         return False
     if status.held:
@@ -271,20 +271,18 @@ def _may_rest(world: World, name: str, spec: InstanceSpec) -> bool:
     return run.spec.command == spec.command or _is_undone(spec, status) or spec.awaits is not None
 
 
-def _meets_what_was_undone(world: World, name: str) -> bool:
-    """What went back to what it was has its old port again, or cannot have it any more."""
+def _undone(world: World) -> dict[str, InstanceStatus]:
     desired, observed = world.loop.desired or {}, world.loop.observed
-    undone = {n for n, s in observed.items() if n in desired and _is_undone(desired[n], s)}
-    port = desired[name].endpoint.port
-    mine = name in undone
-    return mine or any(observed[other].spec.endpoint.port == port for other in undone - {name})
+    return {n: s for n, s in observed.items() if n in desired and _is_undone(desired[n], s)}
 
 
-def _lacks_memory(world: World, name: str) -> bool:
-    """What went back to what it was takes more, or takes again, than is declared."""
-    desired, observed = world.loop.desired or {}, world.loop.observed
-    undone = any(_is_undone(spec, observed[n]) for n, spec in desired.items() if n in observed)
-    return undone and "of memory" in world.loop.plan.pending[name].message
+def _is_kept_out(world: World, name: str) -> bool:
+    """By another one that went back to what it was, and to its port and memory of then."""
+    waits = world.loop.plan.pending.get(name)
+    others = [status for n, status in _undone(world).items() if n != name]
+    port = (world.loop.desired or {})[name].endpoint.port
+    for_memory = bool(others) and waits is not None and "of memory" in waits.message
+    return for_memory or any(status.spec.endpoint.port == port for status in others)
 
 
 def _is_away(world: World, need: str) -> bool:
@@ -297,9 +295,8 @@ def all_well(world: World) -> None:
     desired = world.loop.desired or {}
     hopeless = {name for name, spec in desired.items() if spec.command.argv[-1] == BAD}
     hoped = {name for name in desired if _hopes_for(name, desired, hopeless)}
-    pending = world.loop.plan.pending
     for name in list(hoped):
-        if _meets_what_was_undone(world, name) or (name in pending and _lacks_memory(world, name)):
+        if _is_kept_out(world, name):
             hoped.discard(name)
             continue
         assert _as_declared(desired[name], world.loop.observed.get(name)), (

@@ -573,6 +573,9 @@ class _Executor:
     def provision(self, name: str) -> None:
         """Nothing: the provisioner compares levels whenever it looks."""
 
+    def retune(self, name: str) -> None:
+        """Nothing: here everybody asks for the spec in force whenever it matters."""
+
     def attach_again(self, status: InstanceStatus) -> None:
         port = status.spec.endpoint.port
         again = Attachment(status.name, status.start_id, port, resumed=True)

@@ -99,7 +99,7 @@ def _plan_here(
 
 
 def resolve_here(files: Sequence[str], settings: Settings, *, force: bool) -> Resolution:
-    """What files mean, without a daemon. `force`: what is too much for this machine is a warning."""
+    """What files mean, without a daemon. `force`: what is too much is a warning."""
     from orchestrator.control.reading import folders_without, read_files
     from orchestrator.control.resolution import resolve_readings
 

@@ -66,6 +66,7 @@ class Executor:
         self._processes: dict[str, Process] = {}
         self._provisioners: dict[str, Provisioner] = {}
         self._attached: dict[str, tuple[Attached, asyncio.Task[None]]] = {}
+        self._retuned: dict[str, asyncio.Event] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -89,8 +90,14 @@ class Executor:
         if running := self._processes.get(name):
             running.signal(signal.SIGKILL)
 
+    def retune(self, name: str) -> None:
+        """Heed live fields that have changed, at once."""
+        if retuned := self._retuned.get(name):
+            retuned.set()
+
     def provision(self, name: str) -> None:
         """Bring the models of a running instance to what is declared now."""
+        self.retune(name)
         if provisioner := self._provisioners.get(name):
             provisioner.wake()
 
@@ -310,6 +317,7 @@ class Executor:
             return spec
 
         watched = monitor.Watched(name, start_id, running, began, in_force, was_ready)
+        self._retuned[name] = watched.retuned
         self._launch(self._watch_to_the_end(watched), f"watch {name}")
 
     async def _watch_to_the_end(self, watched: monitor.Watched) -> None:
@@ -325,6 +333,7 @@ class Executor:
             await monitor.watch(watched, bus=self._bus, logs=self._logs)
         if self._processes.get(watched.name) is watched.process:
             del self._processes[watched.name]
+            del self._retuned[watched.name]
 
     @contextlib.contextmanager
     def _provisioning(self, served: Served) -> Generator[None]:

@@ -11,31 +11,19 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, cast
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.ollama_token import OllamaToken
+from orchestrator.control.signs import Signs, signs_of, worked
 from orchestrator.core.event import STEADY, Event, EventType
 from orchestrator.core.liveness import LOADS, REFUSES, Outcome, Verdict, judge
 from orchestrator.core.spec import InstanceSpec
-from orchestrator.runtime.effort import Effort, effort_of
 from orchestrator.runtime.probe import Answer, ask
 
 LOOK_WITHIN = 2.0
 """Seconds for a look at the slots of a server that does not answer the probe."""
-BUSY_CORES = 0.5
-BUSY_BYTES = 1 << 20
-"""A server works when, each second, it computes, or reads from disk, at least so much."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Signs:
-    """What a server shows of its work at one moment. `slots` is empty where it shows none."""
-
-    at: float
-    effort: Effort | None
-    slots: tuple[tuple[Any, ...], ...]
 
 
 class InferenceProbe:
@@ -104,31 +92,14 @@ class InferenceProbe:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    async def _signs(self, spec: InstanceSpec, headers: Mapping[str, str]) -> _Signs:
-        at = time.monotonic()
-        pid = self._server()
-        effort = await asyncio.to_thread(effort_of, pid) if pid is not None else None
+    async def _signs(self, spec: InstanceSpec, headers: Mapping[str, str]) -> Signs:
+        signs = await signs_of(self._server())
         slots: tuple[tuple[Any, ...], ...] = ()
         if spec.inference is not None:
             within = min(LOOK_WITHIN, spec.liveness.down / 4)
             found = await ask(spec.endpoint, "GET", "/slots", within=within, headers=headers)
             slots = generating(found) if found is not None else ()
-        return _Signs(at, effort, slots)
-
-
-def worked(before: _Signs, after: _Signs) -> str:
-    """How it shows that the server worked between two moments; empty when nothing does."""
-    if before.slots and after.slots and before.slots != after.slots:
-        return "every slot is generating"
-    span = after.at - before.at
-    if before.effort is None or after.effort is None or span <= 0:
-        return ""
-    cores = (after.effort.cpu - before.effort.cpu) / span
-    if cores >= BUSY_CORES:
-        return f"and {cores:.1f} cores computing"
-    if (after.effort.read - before.effort.read) / span >= BUSY_BYTES:
-        return "and reading its model from disk"
-    return ""
+        return replace(signs, slots=slots)
 
 
 def generating(answer: Answer) -> tuple[tuple[Any, ...], ...]:

@@ -6,6 +6,7 @@ It never acts. A process that hangs is condemned, by an event; the plan then sto
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,10 +16,10 @@ from zlib import crc32
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels
+from orchestrator.control.health import HEALTHY, health
 from orchestrator.control.inference import InferenceProbe, Reports
 from orchestrator.core.cause import Cause, Evidence, condemned, judge
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.liveness import Verdict
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.runtime import ports
 from orchestrator.runtime.identity import boot_clock, read_stat
@@ -30,9 +31,6 @@ from orchestrator.runtime.socket_table import Listener
 
 FIRST_POLL, LAST_POLL = 0.010, 0.050
 """Seconds between questions while loading: quick at first, then sparing."""
-
-HEALTHY = frozenset({200, 401})
-"""A server that asks for its key is up: while it loads, it says 503 to everybody."""
 
 LINES_READ, LINES_SHOWN = 400, 8
 """Of its log: what is searched for the cause of its end, and what the event has of it."""
@@ -57,6 +55,8 @@ class Watched:
     """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it serves, and the socket is its own."""
+    retuned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when live fields have changed: what waits by the old ones looks again."""
     condemned: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it was found to hang, or not to come up."""
     memory: OomWatch = field(init=False)
@@ -232,11 +232,10 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs)
     failed = 0
     # Dozens that became ready together are not to be asked together for ever.
     spread = crc32(watched.start_id.encode()) / 2**32
-    interval = watched.spec().liveness.interval
     # Of one that is adopted nothing is known yet: it is asked soon.
-    await asyncio.sleep(
-        min(interval, 1.0) * spread if watched.was_ready else interval * (0.5 + spread / 2)
-    )
+    soon = min(1.0 / watched.spec().liveness.interval, 1.0)
+    share = soon * spread if watched.was_ready else 0.5 + spread / 2
+    await _until_due(watched, share)
     inference = InferenceProbe(watched.spec, lambda: watched.process.ref.pid)
     reports = Reports(watched.name, watched.start_id, bus)
     while True:
@@ -244,7 +243,7 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs)
             verdict, seconds = await inference.look()
             reports.post(verdict, seconds)
         else:
-            verdict = await _answers(probe, watched.spec())
+            verdict = await health(probe, watched.spec(), watched.process.ref.pid)
             reports.forget()
         # An edit may have come while it was asked.
         liveness = watched.spec().liveness
@@ -263,19 +262,17 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs)
                     bus,
                 )
                 return
-        await asyncio.sleep(liveness.interval)
+        await _until_due(watched)
 
 
-async def _answers(probe: HttpProbe, spec: InstanceSpec) -> Verdict:
-    """Whether the health path answers as it should."""
-    within = spec.liveness.timeout
-    status = await probe.status(within=within)
-    await probe.close()
-    if status in HEALTHY:
-        return Verdict("healthy", "")
-    message = f"answers {status}" if status else f"no answer in {within:g} s"
-    # One that loads, again, is no use to anybody, but does not hang.
-    return Verdict("down", message, counts=status != 503)
+async def _until_due(watched: Watched, share: float = 1.0) -> None:
+    """Until that share of the interval has passed: of the one that is declared by then."""
+    began = time.monotonic()
+    while (left := began + share * watched.spec().liveness.interval - time.monotonic()) > 0:
+        watched.retuned.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await watched.retuned.wait()
 
 
 def _condemn(watched: Watched, cause: Cause, bus: Bus) -> None:

@@ -251,6 +251,8 @@ class Reconciler:
             self._executor.stop(action.instance, start_id=status.start_id, grace=grace)
         elif action.verb is Verb.KILL:
             self._executor.kill(action.instance)
+        elif action.verb is Verb.UPDATE:
+            self._executor.retune(action.instance)
         elif action.verb is Verb.PROVISION:
             self._executor.provision(action.instance)
 

@@ -21,6 +21,8 @@ HOST = -1
 """The place that is the machine's own memory; the others are indices of GPUs."""
 
 _NOTHING: Mapping[str, int] = {}
+_ROUNDING = 1e-3
+"""Bytes: what is exactly enough is enough, however it was added up."""
 
 LOOK_AGAIN = 1.0
 """Seconds between two looks while something waits for memory."""
@@ -59,20 +61,31 @@ class Ledger:
     def __init__(self, observed: Observed, budget: Budget | None) -> None:
         self._budget = budget
         self._held: dict[str, Demand] = {}
-        self._growing: set[str] = set()
         self._loading: set[str] = set()
-        for status in observed.values():
-            if budget is not None and status.phase in ALIVE and status.managed:
-                self._enter(status.spec, status.phase)
+        self._own = self._growth = 0.0
+        self._mapped: dict[str, float] = {}
+        self._on_gpus: dict[int, float] = {}
+        self._coming: dict[int, float] = {}
+        if budget is not None:
+            for status in observed.values():
+                if status.phase in ALIVE and status.managed and status.spec.demand is not None:
+                    self._enter(status.name, status.spec.demand, status.phase, budget.taken)
 
-    def _enter(self, spec: InstanceSpec, phase: Phase) -> None:
-        if spec.demand is None:
-            return
-        self._held[spec.name] = spec.demand
+    def _enter(self, name: str, demand: Demand, phase: Phase, taken: Mapping[str, int]) -> None:
+        """Count what an instance has and will have."""
+        self._held[name] = demand
+        own, has = _counted(demand, demand.host), taken.get(name, 0)
+        self._own += max(own, has)
         if phase in SERVING:
-            self._growing.add(spec.name)
+            self._growth += max(own - has, 0)
+        for path, size in demand.mapped.items():
+            self._mapped[path] = max(_counted(demand, size), self._mapped.get(path, 0))
+        for gpu, size in demand.gpus.items():
+            self._on_gpus[gpu] = self._on_gpus.get(gpu, 0) + _counted(demand, size)
+            if phase is Phase.STARTING:
+                self._coming[gpu] = self._coming.get(gpu, 0) + _counted(demand, size)
         if phase is Phase.STARTING:
-            self._loading.add(spec.name)
+            self._loading.add(name)
 
     def objection(self, spec: InstanceSpec) -> str | None:
         """Why this one cannot be started now, with the arithmetic; None when it can, and then it
@@ -86,7 +99,7 @@ class Ledger:
                 return message
         message = self._rivalry(demand) if demand.fits_itself else None
         if message is None:
-            self._enter(spec, Phase.STARTING)
+            self._enter(spec.name, demand, Phase.STARTING, _NOTHING)
         return message
 
     def _rivalry(self, demand: Demand) -> str | None:
@@ -100,7 +113,7 @@ class Ledger:
     def _shortage(self, demand: Demand, place: int, room: Room) -> str | None:
         needs = self._needs(demand, place, room)
         free = self._free(place, room)
-        if needs <= 0 or needs * (1.0 if demand.declared else 1.0 - DOUBT) <= free:
+        if needs <= 0 or _counted(demand, needs) <= free + _ROUNDING:
             return None
         about = "" if demand.declared else "about "
         where = f" on GPU {place}" if place != HOST else ""
@@ -118,35 +131,23 @@ class Ledger:
             # One that chooses for itself takes no more than there is.
             return 0 if demand.fits_itself else demand.gpus.get(place, 0)
         needs = demand.host + sum(
-            size for path, size in demand.mapped.items() if path not in self._mapped()
+            size for path, size in demand.mapped.items() if path not in self._mapped
         )
         if demand.least is not None:
             # It would look for itself, and take what there is in all: not more.
             return min(needs, max(demand.least, room.total))
         return needs
 
-    def _mapped(self) -> dict[str, int]:
-        """What is read in place, each file once. It stays reclaimable, so the kernel says that it
-        is free; but without it everything crawls."""
-        mapped: dict[str, int] = {}
-        for demand in self._held.values():
-            for path, size in demand.mapped.items():
-                mapped[path] = max(size, mapped.get(path, 0))
-        return mapped
+    def _free(self, place: int, room: Room) -> float:
+        """What is free, less what those that run have not taken yet, but will.
 
-    def _free(self, place: int, room: Room) -> int:
-        """What is free, less what those that run have not taken yet, but will."""
+        What they map stays reclaimable, so the kernel says that it is free; but without it
+        everything crawls.
+        """
         if place != HOST:
-            shares = {name: demand.gpus.get(place, 0) for name, demand in self._held.items()}
-            coming = sum(shares[name] for name in self._loading)
-            return min(room.free - coming, room.total - sum(shares.values()))
-        taken: Mapping[str, int] = self._budget.taken if self._budget is not None else _NOTHING
-        weights = sum(self._mapped().values())
-        own = {name: demand.host for name, demand in self._held.items()}
-        growing = [name for name in own if name in self._growing]
-        growth = sum(max(own[name] - taken.get(name, 0), 0) for name in growing)
-        held = sum(max(count, taken.get(name, 0)) for name, count in own.items())
-        return min(room.free - growth, room.total - held) - weights
+            coming, held = self._coming.get(place, 0), self._on_gpus.get(place, 0)
+            return min(room.free - coming, room.total - held)
+        return min(room.free - self._growth, room.total - self._own) - sum(self._mapped.values())
 
 
 def excesses(desired: Desired, budget: Budget) -> list[Excess]:

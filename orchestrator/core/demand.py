@@ -10,6 +10,10 @@ from orchestrator.core.loading import Loading, loading_of
 from orchestrator.core.memory import MemoryEstimate, estimate
 from orchestrator.core.spec import Command, Demand
 
+EMBEDDED = "orchestrator.engines.embedded"
+"""The word in the command of an embedded engine, which is a Python program besides."""
+_EMBEDDED_BYTES = 12 << 20
+
 GPU_MARGIN = 1 << 30
 """What llama-server leaves free on a GPU by itself (`--fit-target`)."""
 
@@ -34,15 +38,17 @@ def llama_server_demand(
     None where the header does not say enough.
     """
     loading = loading_of(command.argv, command.env)
+    beside = _EMBEDDED_BYTES if EMBEDDED in command.argv else 0
     whole = _estimated(weights, loading)
     if not whole.whole:
         return None
     share = _offloaded(loading, weights.metadata, whole, gpus)
     demand = _on_host(loading, weights, whole, share)
+    demand = replace(demand, host=demand.host + beside)
     if loading.shrinks_to is not None and loading.shrinks_to < whole.context:
         small = replace(loading, load=replace(loading.load, context=loading.shrinks_to))
         least = _on_host(small, weights, _estimated(weights, small), share)
-        demand = replace(demand, least=least.host + sum(least.mapped.values()))
+        demand = replace(demand, least=beside + least.host + sum(least.mapped.values()))
     if not share:
         return demand
     return replace(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import subprocess
 from collections.abc import Mapping
 
 from orchestrator.core.gpu import ORDER, Gpu, listed_gpus
@@ -28,6 +27,9 @@ def list_gpus(found: FoundBinary, env: Mapping[str, str]) -> tuple[Gpu, ...]:
     """
     if found.embedded:
         return ()
+    # Imported here: where there is no GPU nobody needs it.
+    import subprocess
+
     whole = {**os.environ, **env, **ORDER}
     clean = {key: value for key, value in whole.items() if not key.startswith(_ENGINES_OWN)}
     try:

@@ -21,6 +21,7 @@ from orchestrator.core.spec import (
     Built,
     Command,
     Copied,
+    Demand,
     Endpoint,
     FileIdentity,
     Imported,
@@ -81,6 +82,8 @@ FULL_SPEC = InstanceSpec(
         limit=2,
     ),
     inference=Inference("/completion", "{}"),
+    demand=Demand(2**40, {"/m.gguf": 2**41}, {0: 1, 1: 2**36}, 5, True, True),
+    gpus=(0, 1),
 )
 FULL_STATUS = InstanceStatus(
     name="a",
@@ -104,7 +107,7 @@ FULL_STATUS = InstanceStatus(
     condemned="hung",
     redo=True,
     guessed=True,
-    attached=AttachedTo(12, "alice", "0.34.4"),
+    attached=AttachedTo(12, "alice", "0.34.4", 2**50, "boot"),
     models=(
         ModelStatus("tiny:latest", ModelState.PULLING, True, 1, 2**40, "again", "1 of 2", True),
     ),

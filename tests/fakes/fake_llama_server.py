@@ -5,7 +5,8 @@
     hang            never listens, and does nothing
     load=SECONDS    is busy for so long before it listens
     wait=PATH       listens only once that file is there
-    mute            accepts connections, and answers none
+    mute            accepts connections, and answers none; `mute=PATH`: once that file is there
+    toil=PATH       answers nothing once that file is there, and computes as hard as it can
     sick=PATH       answers /health with 500 once that file is there
     fork            leaves a child in its group, which keeps the port
     session         leaves a child in a session of its own
@@ -51,7 +52,9 @@ def serve(listener: socket.socket, words: dict[str, str]) -> None:
     kept: list[socket.socket] = []
     while True:
         connection, _ = listener.accept()
-        if "mute" in words:
+        while "toil" in words and os.path.exists(words["toil"]):
+            sum(range(20_000))
+        if "mute" in words and (not words["mute"] or os.path.exists(words["mute"])):
             kept.append(connection)
             continue
         with connection:

@@ -37,7 +37,7 @@ def test_what_does_not_reach_the_process_changes_under_it(any_world: World) -> N
 
 
 def test_new_liveness_counts_for_what_runs(world: World) -> None:
-    world.run("apply", world.profile({"a": {"liveness": {"interval": "500ms"}}}))
+    world.run("apply", world.profile({"a": {"liveness": {"interval": "1h"}}}))
     pid = pids(world)["a"]
     quick = {"interval": "100ms", "timeout": "200ms", "failures": 1}
     world.profile({"a": {"liveness": quick, "description": "quick"}})

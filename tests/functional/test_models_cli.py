@@ -107,7 +107,8 @@ def test_show_tells_all_and_estimates(machine: World) -> None:
     assert set(small) >= PROMISED | {"memory", "layers", "chat_template"}
     memory = small["memory"]
     assert memory["context"] == 512
-    assert memory["total"] == memory["weights"] + memory["kv_cache"] + memory["compute"]
+    parts = ("weights", "repacked", "kv_cache", "compute", "program")
+    assert memory["total"] == sum(memory[part] for part in parts)
     assert wide["memory"]["kv_cache"] == 4 * memory["kv_cache"]
     assert narrow["memory"]["kv_cache"] < wide["memory"]["kv_cache"]
 

@@ -19,7 +19,7 @@ def takes(memory: int = 0, cpu: float = 0.0, *, since: float = 60.0) -> list[Sam
 
 
 def told(limits: Limits, measured: Measured, *raised: str) -> dict[str, str]:
-    return dict(alerts(limits, measured, now=NOW, raised=raised))
+    return {**alerts(limits, measured, now=NOW, raised=raised)}
 
 
 def test_without_limits_nothing_is_told() -> None:

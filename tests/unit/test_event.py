@@ -61,4 +61,5 @@ def test_times_sort_as_they_are_read(one: float, other: float) -> None:
 
 def test_words_are_fixed_and_plain() -> None:
     assert all(kind.value.replace("-", "").isalpha() for kind in EventType)
-    assert {EventType.PROGRESS, EventType.MODEL_PROGRESS} == TRANSIENT
+    progress = {EventType.PROGRESS, EventType.MODEL_PROGRESS}
+    assert progress | {EventType.LOOK, EventType.LOOKED} == TRANSIENT

@@ -87,6 +87,13 @@ def test_on_a_cpu_what_was_repacked_is_read_from_the_file_no_more() -> None:
     assert (found.gpus, found.least, found.fits_itself) == ({}, None, False)
 
 
+def test_the_embedded_engine_is_a_python_program_besides() -> None:
+    argv = ("/bin/python", "-m", "orchestrator.engines.embedded", "-c", "8192", "-np", "1")
+    found = llama_server_demand(Command(argv, {}, "/run"), WEIGHTS, {})
+    assert found is not None
+    assert found.host - demand("-c", "8192", "-np", "1").host == 12 << 20
+
+
 def test_a_server_that_may_shrink_says_how_far() -> None:
     found = demand("-np", "1")
     assert found.host > 16 * GIB

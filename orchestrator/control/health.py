@@ -1,0 +1,43 @@
+"""Asks the health path of an instance that was ready, and says how it is.
+
+One whose every connection is taken by requests that it works on gives no answer either: what it
+computes meanwhile tells it from one that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from orchestrator.control.signs import signs_of, worked
+from orchestrator.core.liveness import LOADS, Outcome, Verdict, judge
+from orchestrator.core.spec import InstanceSpec
+from orchestrator.runtime.probe import HttpProbe
+
+HEALTHY = frozenset({200, 401})
+"""A server that asks for its key is up: while it loads, it says 503 to everybody."""
+
+
+async def health(probe: HttpProbe, spec: InstanceSpec, pid: int) -> Verdict:
+    """How it is; nothing is left open. Takes at most `liveness.timeout`, and a look at `pid`."""
+    within = spec.liveness.timeout
+    began = time.monotonic()
+    asking = asyncio.create_task(probe.status(within=within))
+    try:
+        await asyncio.wait({asking}, timeout=within / 2)
+        before = None if asking.done() else await signs_of(pid)
+        status = await asking
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await probe.close()
+    if status in HEALTHY:
+        return Verdict("healthy", "")
+    took = time.monotonic() - began
+    if status is not None:
+        # One that loads, again, is no use to anybody, but does not hang.
+        return Verdict("down", f"answers {status}", counts=status != LOADS)
+    if before is None:
+        return Verdict("down", "takes no connection, or breaks it off", counts=True)
+    busy = worked(before, await signs_of(pid))
+    return judge(Outcome(took, None, "its health", busy=busy), slow=within)
