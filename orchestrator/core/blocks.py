@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.core.fields import (
@@ -23,10 +26,19 @@ class Block(BaseModel):
     """A mapping of a profile: unknown keys are errors, nothing is converted, nothing changes.
 
     Only `Profile` builds a validator, which covers all of them: one for each would be built at
-    every start and never used. Hence also `model_construct` for blocks that are left out.
+    every start and never used. Hence also `left_out`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+
+_B = TypeVar("_B", bound=Block)
+
+
+def left_out(block: type[_B]) -> Callable[[], _B]:
+    """What stands for a block that a profile leaves out: one for all, since it never changes."""
+    nothing = block.model_construct()
+    return lambda: nothing
 
 
 class CatalogConfig(Block):
@@ -161,9 +173,9 @@ class LimitsConfig(Block):
     """What an instance may take before somebody is told, or it is ended."""
 
     memory: MemoryLimits = Field(
-        default_factory=MemoryLimits.model_construct, description="Memory: warn and max."
+        default_factory=left_out(MemoryLimits), description="Memory: warn and max."
     )
-    cpu: CpuLimits = Field(default_factory=CpuLimits.model_construct, description="CPU: warn.")
+    cpu: CpuLimits = Field(default_factory=left_out(CpuLimits), description="CPU: warn.")
     restarts: RestartLimits = Field(
-        default_factory=RestartLimits.model_construct, description="Restarts: warn."
+        default_factory=left_out(RestartLimits), description="Restarts: warn."
     )

@@ -22,6 +22,7 @@ from orchestrator.core.blocks import (
     StopConfig,
     UpdateConfig,
     VerifyConfig,
+    left_out,
 )
 from orchestrator.core.fields import (
     AnyText,
@@ -62,27 +63,25 @@ class _Common(Block):
         default=None, description="The program to run. Found on this machine by default."
     )
     readiness: ReadinessConfig = Field(
-        default_factory=ReadinessConfig.model_construct, description="When a start is given up."
+        default_factory=left_out(ReadinessConfig), description="When a start is given up."
     )
     liveness: LivenessConfig = Field(
-        default_factory=LivenessConfig.model_construct, description="When it counts as hung."
+        default_factory=left_out(LivenessConfig), description="When it counts as hung."
     )
     restart: RestartConfig = Field(
-        default_factory=RestartConfig.model_construct,
+        default_factory=left_out(RestartConfig),
         description="What happens when it ends by itself.",
     )
-    stop: StopConfig = Field(
-        default_factory=StopConfig.model_construct, description="How it is stopped."
-    )
+    stop: StopConfig = Field(default_factory=left_out(StopConfig), description="How it is stopped.")
     limits: LimitsConfig = Field(
-        default_factory=LimitsConfig.model_construct,
+        default_factory=left_out(LimitsConfig),
         description="What it may take before somebody is told, or it is ended.",
     )
     update: UpdateConfig = Field(
-        default_factory=UpdateConfig.model_construct, description="How a change is brought about."
+        default_factory=left_out(UpdateConfig), description="How a change is brought about."
     )
     resources: ResourcesConfig = Field(
-        default_factory=ResourcesConfig.model_construct,
+        default_factory=left_out(ResourcesConfig),
         description="What it takes of the machine: memory and GPUs.",
     )
 
@@ -122,7 +121,7 @@ class OllamaDefaults(_Common):
         "Default false.",
     )
     verify: VerifyConfig = Field(
-        default_factory=VerifyConfig.model_construct,
+        default_factory=left_out(VerifyConfig),
         description="Look at the files of the models again and again.",
     )
 
@@ -222,12 +221,12 @@ class Defaults(Block):
     """Settings for all instances of an engine."""
 
     llama_server: LlamaServerDefaults = Field(
-        default_factory=LlamaServerDefaults.model_construct,
+        default_factory=left_out(LlamaServerDefaults),
         alias="llama-server",
         description="For all llama-server instances.",
     )
     ollama: OllamaDefaults = Field(
-        default_factory=OllamaDefaults.model_construct, description="For all Ollama instances."
+        default_factory=left_out(OllamaDefaults), description="For all Ollama instances."
     )
 
 
@@ -242,10 +241,10 @@ class Profile(Block, defer_build=False):
         default_factory=dict[str, Any], description="Values to use elsewhere as ${name}."
     )
     catalog: CatalogConfig = Field(
-        default_factory=CatalogConfig.model_construct, description="Where to look for models."
+        default_factory=left_out(CatalogConfig), description="Where to look for models."
     )
     defaults: Defaults = Field(
-        default_factory=Defaults.model_construct,
+        default_factory=left_out(Defaults),
         description="Settings for all instances of an engine.",
     )
     instances: dict[str, AnyInstance] = Field(
