@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.cause import Mending, Seen
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.resolve import ResolvedFile
 from orchestrator.core.spec import (
@@ -37,6 +38,7 @@ from orchestrator.core.spec import (
     StopPolicy,
 )
 from orchestrator.core.status import (
+    Alert,
     AttachedTo,
     Health,
     InstanceStatus,
@@ -45,6 +47,7 @@ from orchestrator.core.status import (
     Observed,
     Phase,
     ProcessRef,
+    Rejected,
 )
 from orchestrator.runtime import state
 from orchestrator.runtime.state import Applied, AppliedSource, Store, StoreError
@@ -114,6 +117,10 @@ FULL_STATUS = InstanceStatus(
     redo_models=True,
     looking=True,
     health=Health("slow", 6.25),
+    alerts=(Alert("memory", "takes 9GiB of memory, warn: 6GiB"),),
+    fallback=A,
+    rejected=Rejected(FULL_SPEC, "crashed", "did not come up (crashed)"),
+    mending=Mending((Seen("/m", "ENOENT"),), 5, ("/sys/fs/cgroup/x",)),
 )
 
 
