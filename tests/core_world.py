@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from orchestrator.control.adoption import take_over
 from orchestrator.control.attachment import RETURNS_WITHIN, gives_up
-from orchestrator.control.bus import Bus, NewDesired
+from orchestrator.control.bus import NewDesired
 from orchestrator.control.executor import Executor
 from orchestrator.control.intents import Intents, VerbName
 from orchestrator.control.reconciler import Reconciler
@@ -31,13 +31,13 @@ from orchestrator.core.status import (
     ModelState,
     ModelStatus,
     Observed,
-    Phase,
     ProcessRef,
     lost_its_port,
 )
 from orchestrator.runtime.identity import Owned
 from orchestrator.runtime.state import Store, StoreError
 from tests import core_laws
+from tests.core_acts import Attachment, Run, WorldBus, WorldExecutor
 from tests.core_wishes import AWAITED, BAD, MEMORY, OLLAMA, PORTS, Wish, means
 
 PATIENCE = 5
@@ -55,37 +55,6 @@ MAY_BE_LOST = frozenset({EventType.SPAWNED, EventType.PROGRESS, EventType.UNREAD
 """What another event makes up for. All others are only lost with the daemon that they were for."""
 
 ABOUT_MODELS = frozenset({EventType.MODEL, EventType.LOOKED})
-
-
-@dataclass(eq=False)
-class Run:
-    """A process of ours, dead or alive. `told`: the monitor has said that it is ready."""
-
-    name: str
-    start_id: str
-    spec: InstanceSpec
-    ref: ProcessRef
-    state: str = "loading"
-    told: bool = False
-    misses: int = 0
-    condemned: bool = False
-    kill_at: float | None = None
-
-    @property
-    def serves(self) -> bool:
-        return self.state == "serving" and self.told
-
-
-@dataclass(eq=False)
-class Attachment:
-    """The use of a server that somebody else runs."""
-
-    name: str
-    start_id: str
-    port: int
-    away_since: float | None = None
-    resumed: bool = False
-    """By a daemon that took over: whether it is the same server is still to be seen."""
 
 
 @dataclass
@@ -144,8 +113,8 @@ class World:
     # --- the daemon -------------------------------------------------------------------------------
 
     def _new_daemon(self) -> None:
-        self.bus = _Bus(self)
-        self.executor = _Executor(self)
+        self.bus = WorldBus(self)
+        self.executor = WorldExecutor(self)
         self.loop = Reconciler(
             bus=self.bus,
             store=cast(Store, self),
@@ -198,7 +167,11 @@ class World:
         return SimpleNamespace(hex=f"{self.counted:016}")
 
     def _memory(self) -> Budget:
+        """Each takes as much as is said of it now, be that true or not when it began."""
         taken = {run.name: run.spec.demand.host for run in self.runs if run.spec.demand}
+        for name, status in self.loop.observed.items():
+            if self.run_of(name) is not None:
+                taken[name] = status.spec.demand.host if status.spec.demand else 0
         free = MEMORY - sum(taken.values()) - self.others_memory
         return Budget({HOST: Room(MEMORY, free)}, taken)
 
@@ -516,70 +489,3 @@ class World:
         else:
             raise AssertionError(f"no rest after {at_most} turns")
         core_laws.at_rest(self)
-
-
-class _Bus(Bus):
-    """A bus on the world's clock."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def stamp(self, event: Event) -> Event:
-        self._last_id += 1
-        clock = self._world.clock
-        return replace(event, id=self._last_id, time=1e9 + clock, at=clock)
-
-    def deliver(self, event: Event) -> None:
-        """Post what was stamped when it happened, or shall be stamped now."""
-        self._inbox.append(event)
-
-    @property
-    def waiting(self) -> bool:
-        return bool(self._inbox)
-
-
-class _Executor:
-    """Takes the actions of the loop into the world, after a look at the laws."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def start(self, spec: InstanceSpec, start_id: str) -> None:
-        core_laws.may_start(self._world, spec)
-        self._world.asked.discard(spec.name)
-        self._world.starts[spec.name] = (spec, start_id)
-
-    def stop(self, name: str, *, start_id: str, grace: float) -> None:
-        world = self._world
-        core_laws.may_stop(world, name)
-        world.asked.discard(name)
-        run = world.run_of(name)
-        if name in world.attached:
-            del world.attached[name]
-            world.tell(EventType.DETACHED, name, start_id)
-        elif run is not None:
-            run.kill_at = world.clock + grace
-        else:
-            # It had no process yet, or none any more: then this end is told a second time.
-            world.starts.pop(name, None)
-            world.tell(EventType.EXITED, name, start_id, exit_code=None)
-
-    def kill(self, name: str) -> None:
-        run = self._world.run_of(name)
-        if run is not None:
-            self._world.end(run, 137)
-
-    def provision(self, name: str) -> None:
-        """Nothing: the provisioner compares levels whenever it looks."""
-
-    def retune(self, name: str) -> None:
-        """Nothing: here everybody asks for the spec in force whenever it matters."""
-
-    def attach_again(self, status: InstanceStatus) -> None:
-        port = status.spec.endpoint.port
-        again = Attachment(status.name, status.start_id, port, resumed=True)
-        self._world.attached[status.name] = again
-
-    def adopt(self, status: InstanceStatus, running: Run) -> None:
-        running.told = status.phase is Phase.READY

@@ -111,9 +111,20 @@ class AppliedSet:
     def warnings(self) -> list[str]:
         return [f"{w.place.file}:{w.place.line}: {w.message}" for w in self._warnings]
 
-    def _post(self, desired: Desired, event: Event | None, *, renew: bool = False) -> None:
-        number, forced = self.number, self._forced
-        self._bus.post(NewDesired(desired, renew, number=number, event=event, forced=forced))
+    def _post(
+        self, desired: Desired, event: Event | None, *, about: frozenset[str] | None = None
+    ) -> None:
+        """`about` are the instances that the verb `apply` named; None for what it was not."""
+        self._bus.post(
+            NewDesired(
+                desired,
+                renew=about is not None,
+                number=self.number,
+                event=event,
+                forced=self._forced,
+                only=about,
+            )
+        )
 
     async def preview(
         self, sources: Sequence[AppliedSource], *, add: bool, force: bool = False
@@ -121,7 +132,8 @@ class AppliedSet:
         """What applying would do. Touches nothing."""
         readings = await asyncio.to_thread(self._read_named, sources, add=add)
         resolution = await self._resolve(readings, forced=self._is_forced(add=add, force=force))
-        actions = preview(resolution.desired, self._reconciler.observed, boot_clock())
+        about = _about(sources, readings, resolution)
+        actions = preview(resolution.desired, self._reconciler.observed, boot_clock(), only=about)
         return actions, resolution
 
     def _is_forced(self, *, add: bool, force: bool) -> bool:
@@ -142,7 +154,10 @@ class AppliedSet:
             resolution = await self._resolve(readings, forced=forced)
             if resolution.problems:
                 return Rejected(resolution.problems)
-            actions = preview(resolution.desired, self._reconciler.observed, boot_clock())
+            about = _about(sources, readings, resolution)
+            actions = preview(
+                resolution.desired, self._reconciler.observed, boot_clock(), only=about
+            )
             names = tuple(file.name for file in resolution.files)
             self._take(joined, resolution.files, forced=forced)
             self._warnings = resolution.warnings
@@ -152,7 +167,7 @@ class AppliedSet:
             event = self._bus.stamp(
                 Event(EventType.APPLIED, message=what, data={"number": self.number})
             )
-            self._post(resolution.desired, event, renew=True)
+            self._post(resolution.desired, event, about=about)
             return Accepted(self.number, after, actions, resolution.warnings, names)
 
     async def remove(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -356,3 +371,11 @@ class _Look:
 
 def _look(sources: Sequence[AppliedSource], along: Sequence[str]) -> _Look:
     return _Look(read_files(sources), {path: glimpse_of(path) for path in along})
+
+
+def _about(
+    sources: Sequence[AppliedSource], readings: Sequence[Reading], resolution: Resolution
+) -> frozenset[str]:
+    """The instances that these sources declare: with `--add`, those of others are left alone."""
+    files = {reading.file for reading in readings if reading.source in sources}
+    return frozenset(n for file in resolution.files if file.file in files for n in file.specs)

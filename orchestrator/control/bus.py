@@ -21,7 +21,8 @@ SUBSCRIBER_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class NewDesired:
-    """The applied files mean something else now. `renew`: it was the verb `apply`, not an edit.
+    """The applied files mean something else now. `renew`: it was the verb `apply`, not an edit, and
+    of those instances alone that it was about (`only`, None for all).
 
     `number` counts the applied sets; an edit stays within one. `forced`: whether it fits into
     memory is not asked.
@@ -32,6 +33,7 @@ class NewDesired:
     number: int = 0
     event: Event | None = None
     forced: bool = False
+    only: frozenset[str] | None = None
 
 
 class Subscription:

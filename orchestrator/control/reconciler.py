@@ -152,7 +152,7 @@ class Reconciler:
             self._fold(new.event, events)
         self._recognise(events)
         if new.renew:
-            for name, anew in renewals(new.desired, self.observed).items():
+            for name, anew in renewals(new.desired, self.observed, only=new.only).items():
                 kind = EventType.REDO if anew else EventType.RELEASED
                 self._fold(self._bus.stamp(Event(kind, name, reason="apply")), events)
             for name in [name for name, known in self.observed.items() if known.has_models]:

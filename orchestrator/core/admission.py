@@ -8,10 +8,10 @@ instance of which nothing is known is never held up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.spec import Demand, Desired, InstanceSpec
-from orchestrator.core.status import ALIVE, SERVING, Observed, Phase
+from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
 from orchestrator.core.units import format_size
 
 DOUBT = 0.15
@@ -60,6 +60,7 @@ class Ledger:
 
     def __init__(self, observed: Observed, budget: Budget | None) -> None:
         self._budget = budget
+        self._observed = observed
         self._held: dict[str, Demand] = {}
         self._loading: set[str] = set()
         self._own = self._growth = 0.0
@@ -101,6 +102,14 @@ class Ledger:
         if message is None:
             self._enter(spec.name, demand, Phase.STARTING, _NOTHING)
         return message
+
+    def objection_to_replacing(self, spec: InstanceSpec) -> str | None:
+        """As `objection`, for one whose predecessor would be gone by then; nothing is counted."""
+        budget = self._budget
+        if spec.demand is None or budget is None:
+            return None
+        others = {name: one for name, one in self._observed.items() if name != spec.name}
+        return Ledger(others, _without(budget, self._observed.get(spec.name))).objection(spec)
 
     def _rivalry(self, demand: Demand) -> str | None:
         """Two that look at the same time how much of a GPU is free would both take it."""
@@ -148,6 +157,21 @@ class Ledger:
             coming, held = self._coming.get(place, 0), self._on_gpus.get(place, 0)
             return min(room.free - coming, room.total - held)
         return min(room.free - self._growth, room.total - self._own) - sum(self._mapped.values())
+
+
+def _without(budget: Budget, gone: InstanceStatus | None) -> Budget:
+    """What there would be if an instance had given back what it has."""
+    if gone is None:
+        return budget
+    back = {HOST: budget.taken.get(gone.name, 0)}
+    demand = gone.spec.demand
+    if demand is not None:
+        back |= {gpu: round(_counted(demand, size)) for gpu, size in demand.gpus.items()}
+    rooms = {
+        place: replace(room, free=min(room.free + back.get(place, 0), room.total))
+        for place, room in budget.rooms.items()
+    }
+    return replace(budget, rooms=rooms)
 
 
 def excesses(desired: Desired, budget: Budget) -> list[Excess]:

@@ -13,7 +13,13 @@ from orchestrator.core.backoff import LONGEST_WAIT, delay_before, within_window
 from orchestrator.core.cause import Mending
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.model_rows import rows_of_next_run, rows_of_update, with_row
-from orchestrator.core.rollback import ROLLED_BACK, fallback_of, kept_rejection, undone
+from orchestrator.core.rollback import (
+    ROLLED_BACK,
+    fallback_of,
+    has_lost_its_port,
+    kept_rejection,
+    undone,
+)
 from orchestrator.core.status import (
     ALIVE,
     SERVING,
@@ -248,6 +254,8 @@ def _failed_once(
     back = undone(status, at=event.at, reason=reason, message=message, waits=waits)
     if back is not None:
         return back
+    if has_lost_its_port(status, reason):
+        status = replace(status, fallback=None, rejected=None)
     policy = status.spec.restart
     was_ready = status.ready_at is not None
     stable = was_ready and event.at - (status.ready_at or 0.0) >= STABLE_AFTER
@@ -319,6 +327,7 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
     # The process has read what it has read: its inputs stay those of its start.
     spec = replace(event.spec, inputs=status.spec.inputs)
     models = rows_of_update(status, spec)
+    accepted = event.reason == "as-declared"
     # What is not asked any more says nothing of how it is.
     health = status.health if spec.liveness.mode == "inference" else None
     return replace(
@@ -328,7 +337,8 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
         models=models,
         redo_models=False,
         health=health,
-        rejected=None if event.reason == "as-declared" else status.rejected,
+        rejected=None if accepted else status.rejected,
+        fallback=None if accepted else status.fallback,
     )
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.core.address import hosts_overlap
-from orchestrator.core.admission import LOOK_AGAIN, Budget, Ledger
+from orchestrator.core.admission import LOOK_AGAIN, Budget
 from orchestrator.core.backoff import LONGEST_WAIT
 from orchestrator.core.drift import (
     MODELS,
@@ -24,15 +23,15 @@ from orchestrator.core.drift import (
     process_drift,
     restart_drift,
 )
-from orchestrator.core.provision import lacking, same_name
+from orchestrator.core.gate import Gate, Waiting, awaiting, overlaps, promised
+from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
-from orchestrator.core.spec import Awaited, Desired, Endpoint, InstanceSpec
+from orchestrator.core.spec import Awaited, Desired, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
     SERVING,
     InstanceStatus,
     ModelState,
-    ModelStatus,
     Observed,
     Phase,
     lost_its_port,
@@ -76,14 +75,6 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """Desired, and not startable yet: shown as `pending`."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """`wake_at` (boot clock) is when to look again though nothing happened; None means never."""
 
@@ -105,7 +96,7 @@ def make_plan(
     `budget` is the memory that there is; None starts everything, whether it fits or not.
     """
     waiting: dict[str, Waiting] = {}
-    ledger = Ledger(observed, budget)
+    gate = Gate(desired, observed, budget)
     wakes: list[float] = []
     leaving = [status for name, status in observed.items() if name not in desired]
     forget = [s.name for s in leaving if s.phase not in ALIVE]
@@ -114,21 +105,32 @@ def make_plan(
     for name, spec in desired.items():
         status = observed.get(name)
         action = _start_new(spec) if status is None else _adjust(spec, status, now, desired)
-        if action is not None and action.verb is Verb.START:
-            blocked = _blocked(action.spec or spec, desired, observed)
-            if blocked is not None:
-                waiting[name] = blocked
-                continue
-            objection = ledger.objection(action.spec or spec)
-            if objection is not None:
-                waiting[name] = Waiting("blocked", objection)
-                wakes.append(now + LOOK_AGAIN)
-                continue
+        waits = _waits(action, status, desired, gate)
+        if waits is not None:
+            waiting[name] = waits
+            continue
         if action is not None:
             actions.append(action)
         elif status is not None and status.retry_at is not None and _is_retried(status):
             wakes.append(status.retry_at)
+    if gate.waits_for_memory:
+        wakes.append(now + LOOK_AGAIN)
     return Plan(tuple(actions), waiting, tuple(forget), min(wakes, default=None))
+
+
+def _waits(
+    action: Action | None, status: InstanceStatus | None, desired: Desired, gate: Gate
+) -> Waiting | None:
+    """What has to be waited for before an action that starts something."""
+    if action is None or action.spec is None:
+        return None
+    if action.verb is Verb.START:
+        return gate.before_start(action.spec)
+    replaced = action.verb is Verb.REPLACE and action.reason == "replaced"
+    if replaced and status is not None and not _is_in_the_way(status, desired):
+        # What could not be started in its place is no reason to stop what runs.
+        return gate.before_replacement(action.spec)
+    return None
 
 
 def _stop(status: InstanceStatus) -> Action:
@@ -245,62 +247,18 @@ def _is_due(status: InstanceStatus, now: float) -> bool:
     return status.retry_at is None or not now < status.retry_at <= now + longest
 
 
-def _blocked(spec: InstanceSpec, desired: Desired, observed: Observed) -> Waiting | None:
-    """Why a start has to wait: for what it needs, or for our own process on its port."""
-    if spec.awaits is not None:
-        return Waiting("blocked", _awaiting(spec.awaits, observed))
-    for need in spec.needs:
-        status = observed.get(need)
-        if status is None or status.phase is not Phase.READY:
-            phase = "pending" if status is None else status.phase.value
-            held = ", held by hand" if status is not None and status.held else ""
-            where = "" if need in desired else " and is not declared any more"
-            return Waiting("blocked", f"needs {need}, which is {phase}{held}{where}")
-    for other in observed.values():
-        if (
-            other.name != spec.name
-            and other.phase in ALIVE
-            and overlaps(other.spec.endpoint, spec.endpoint)
-        ):
-            return Waiting("blocked", f"port {spec.endpoint.port} is still held by {other.name}")
-    for declared in desired.values():
-        if declared.name != spec.name and overlaps(declared.endpoint, spec.endpoint):
-            # Only what goes back to what it was can find its port given away.
-            message = f"port {spec.endpoint.port}, which it had, is {declared.name}'s by now"
-            return Waiting("blocked", message)
-    return None
-
-
-def _awaiting(awaited: Awaited, observed: Observed) -> str:
-    model, name = awaited.model, awaited.instance
-    if awaited.kept:
-        return f"{name} has model {model}, but in no store that can be read from here"
-    row = _promised(awaited, observed)
-    return f"waits for model {model}, which is {row.state if row else 'missing'} on {name}"
-
-
-def _promised(awaited: Awaited, observed: Observed) -> ModelStatus | None:
-    status = observed.get(awaited.instance)
-    models = status.models if status is not None else ()
-    wanted = same_name(awaited.model)
-    return next((model for model in models if same_name(model.name) == wanted), None)
-
-
-def overlaps(one: Endpoint, other: Endpoint) -> bool:
-    """True when both cannot listen at the same time."""
-    return one.port == other.port and hosts_overlap(one.host, other.host)
-
-
-def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
+def renewals(
+    desired: Desired, observed: Observed, *, only: frozenset[str] | None = None
+) -> dict[str, bool]:
     """What the verb `apply` takes up that an edit does not: name -> needs a new process or try.
 
     Held instances are released, failed and waiting ones tried again, stale ones replaced, and so
-    are those that were rolled back. False means that it is enough to release.
+    are those that were rolled back. False means that it is enough to release. `only` are those that the verb was about, None for all.
     """
     found: dict[str, bool] = {}
     for name, spec in desired.items():
         status = observed.get(name)
-        if status is None:
+        if status is None or (only is not None and name not in only):
             continue
         dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)
         serving = status.phase in SERVING and status.managed
@@ -312,9 +270,11 @@ def renewals(desired: Desired, observed: Observed) -> dict[str, bool]:
     return found
 
 
-def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, ...]:
+def preview(
+    desired: Desired, observed: Observed, now: float, *, only: frozenset[str] | None = None
+) -> tuple[Action, ...]:
     """What `apply` would do, those starts included that first have to wait for something."""
-    anew = renewals(desired, observed)
+    anew = renewals(desired, observed, only=only)
     renewed = {
         name: replace(
             status,
@@ -331,7 +291,10 @@ def preview(desired: Desired, observed: Observed, now: float) -> tuple[Action, .
     planned = {action.instance: action for action in plan.actions}
     for name, why in plan.pending.items():
         drift = () if name in observed else holding(desired[name])
-        planned[name] = Action(Verb.START, name, desired[name], drift, message=why.message)
+        status = observed.get(name)
+        alive = status is not None and status.phase in ALIVE
+        verb = Verb.REPLACE if alive else Verb.START
+        planned[name] = Action(verb, name, desired[name], drift, message=why.message)
     leaving = [action for name, action in planned.items() if name not in desired]
     return (*leaving, *(planned[name] for name in desired if name in planned))
 
@@ -353,7 +316,10 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     for name in desired:
         status = observed.get(name)
         if name in plan.pending:
-            missing.append(f"{name}: pending ({plan.pending[name].message})")
+            why = plan.pending[name].message
+            runs = status.phase.value if status is not None and status.phase in ALIVE else ""
+            where = f"{runs}, its change waits" if runs else "pending"
+            missing.append(f"{name}: {where} ({why})")
             moving = moving or _is_coming(desired[name].awaits, observed)
         elif status is None:
             missing.append(f"{name}: pending")
@@ -366,7 +332,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
         elif status.rejected is not None and is_rejected(desired[name], status):
             missing.append(f"{name}: {ROLLED_BACK} ({status.rejected.message})")
         elif (awaited := desired[name].awaits) and _runs_another(desired[name], status):
-            missing.append(f"{name}: as before ({_awaiting(awaited, observed)})")
+            missing.append(f"{name}: as before ({awaiting(awaited, observed)})")
             moving = moving or _is_coming(awaited, observed)
         elif status.doubted:
             missing.append(f"{name}: its models are looked at")
@@ -389,7 +355,7 @@ def _runs_another(spec: InstanceSpec, status: InstanceStatus) -> bool:
 
 def _is_coming(awaited: Awaited | None, observed: Observed) -> bool:
     """What was awaited is there, and is about to be found."""
-    row = _promised(awaited, observed) if awaited is not None and not awaited.kept else None
+    row = promised(awaited, observed) if awaited is not None and not awaited.kept else None
     return row is not None and row.state is ModelState.PRESENT
 
 

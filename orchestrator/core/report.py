@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.core.event import timestamp
+from orchestrator.core.gate import Waiting
 from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
@@ -67,7 +68,8 @@ def instance_rows(
         elif status.phase not in ALIVE and name in plan.pending:
             rows.append(_pending_row(spec, plan, status))
         else:
-            rows.append(_row(spec, status, now, usage.get(name), stale.get(name, False)))
+            row = _row(spec, status, now, usage.get(name), stale.get(name, False))
+            rows.append({**row, **_held_back(plan.pending.get(name))})
     rows += [
         _row(status.spec, status, now, usage.get(name), stale.get(name, False))
         for name, status in observed.items()
@@ -102,6 +104,13 @@ def _pending_row(spec: InstanceSpec, plan: Plan, status: InstanceStatus | None) 
         "exit_code": status.exit_code if status else None,
         "retry_in_s": None,
     }
+
+
+def _held_back(waiting: Waiting | None) -> dict[str, Any]:
+    """Of one that runs on, since its successor could not be started yet."""
+    if waiting is None:
+        return {}
+    return {"reason": waiting.reason, "message": f"its change waits: {waiting.message}"}
 
 
 def _declared(spec: InstanceSpec) -> dict[str, Any]:

@@ -76,10 +76,20 @@ def undone(
     )
 
 
+def has_lost_its_port(status: InstanceStatus, reason: str) -> bool:
+    """True when the port of the fallback, chosen for it once, is a stranger's by now: there is no
+    going back to it."""
+    fallback = status.fallback
+    gone_back = fallback is not None and _alike(status.spec, fallback)
+    return gone_back and status.spec.auto_port and reason == "port-taken"
+
+
 def _alike(one: InstanceSpec, other: InstanceSpec) -> bool:
     """The same try: which profiles say so, and what else is on the disk by now, does not matter."""
     return _essence(one) == _essence(other)
 
 
 def _essence(spec: InstanceSpec) -> InstanceSpec:
-    return replace(spec, profiles=(), inputs=())
+    # An estimate is no part of what is declared: it changes with what is known of the machine.
+    demand = spec.demand if spec.demand is not None and spec.demand.declared else None
+    return replace(spec, profiles=(), inputs=(), demand=demand)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from orchestrator.core.plan import overlaps
+from orchestrator.core.gate import overlaps
 from orchestrator.core.problem import Path
 from orchestrator.core.resolve import ResolvedFile
 from orchestrator.core.shared_store import Clash, clashes

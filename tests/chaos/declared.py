@@ -129,6 +129,15 @@ class Declared:
         self.held, self.exited, self.stale = set(), set(), set()
         self.settle()
 
+    def add(self, file: str) -> None:
+        """The verb, with `--add`: it is about the instances of that file alone."""
+        self.applied = [*self.applied, file]
+        named = self.files[file].keys()
+        self.held -= named
+        self.exited -= named
+        self.stale -= named
+        self.settle()
+
     def copy(self) -> Declared:
         return copy.deepcopy(self)
 

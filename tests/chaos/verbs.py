@@ -94,12 +94,12 @@ def add_file(draw: Draw) -> Fault | None:
         for number, port in enumerate(ports)
     }
     world_save(world, "side")
-    declared.apply([*declared.applied, "side"])
+    declared.add("side")
     return Fault(
         "add-file",
         "apply --add side",
         lambda: quietly(world, "apply", "--add", world.path("side")),
-        names=set(declared.wanted()),
+        names={"s0", "s1"},
     )
 
 

@@ -180,3 +180,14 @@ def test_a_clean_end_of_its_own_accord_is_no_failure(world: World) -> None:
     until_row(world, "b", lambda r: r["phase"] == "ready" and r["pid"] != before["b"])
     world.run("start", "a")
     assert rows(world)["a"]["phase"] == "ready"
+
+
+def test_adding_a_file_is_no_word_about_the_instances_of_others(world: World) -> None:
+    one = world.profile({"a": None, "b": None}, name="one.yaml")
+    world.run("apply", one)
+    world.run("stop", "a")
+    world.run("apply", "--add", world.profile({"c": None}, name="two.yaml"), ok=False)
+    assert until_phase(world, "c", "ready")
+    assert rows(world)["a"]["held"]
+    world.run("apply", "--add", one)
+    assert rows(world)["a"]["phase"] == "ready"

@@ -250,3 +250,15 @@ def test_what_is_declared_is_never_promised_twice(
     plan = make_plan(named(sure), {}, 0.0, Budget({HOST: Room(total, total)}))
     starts = [sure[one.instance] for one in plan.actions]
     assert sum(demand.host for demand in starts if demand) <= total
+
+
+def test_what_runs_is_not_stopped_for_a_successor_that_does_not_fit() -> None:
+    """What it would give back counts; what others have does not."""
+    want = {"a": replace(needs(10), description="more")}
+    running = {"a": status(needs(4))}
+    want["a"] = replace(want["a"], command=spec(ctx=9).command)
+    short = make_plan(want, running, 0.0, budget(16, 5, a=4))
+    assert (short.actions, short.wake_at) == ((), LOOK_AGAIN)
+    assert short.pending["a"].message == "needs 10GiB of memory, 9GiB of 16GiB are free"
+    enough = make_plan(want, running, 0.0, budget(16, 6, a=4))
+    assert [action.verb for action in enough.actions] == [Verb.REPLACE]

@@ -351,3 +351,24 @@ def test_apply_does_not_begin_somebodys_server_anew_for_our_binary() -> None:
     want = replace(C, inputs=(InputFile("binary", "/ollama", new),))
     assert renewals({"a": want}, {"a": attached(have)}) == {}
     assert renewals({"a": want}, {"a": status(have)}) == {"a": True}
+
+
+# --- a change that could not be started -----------------------------------------------------------
+
+
+def test_what_runs_goes_on_while_its_successor_could_not_be_started() -> None:
+    wants = spec(ctx=1024, needs=("b",))
+    observed = {"a": status(A), "b": status(B, Phase.FAILED)}
+    plan = make_plan({"a": wants, "b": B}, observed, 0.0)
+    assert plan.actions == ()
+    assert plan.pending["a"].message == "needs b, which is failed"
+    state = convergence({"a": wants, "b": B}, observed, plan)
+    assert (state.converged, state.settled) == (False, True)
+    assert state.missing[0] == "a: ready, its change waits (needs b, which is failed)"
+    assert verbs({"a": wants, "b": B}, {"a": status(A), "b": status(B)}) == [("replace", "a")]
+
+
+def test_two_that_change_their_ports_do_not_wait_for_each_other() -> None:
+    desired = {"a": spec("a", port=8002), "b": spec("b", port=8001)}
+    observed = {"a": status(A), "b": status(B)}
+    assert verbs(desired, observed) == [("replace", "a"), ("replace", "b")]

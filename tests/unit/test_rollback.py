@@ -9,7 +9,7 @@ import pytest
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import Action, Verb, convergence, make_plan, preview, renewals
-from orchestrator.core.spec import Command, Endpoint, InstanceSpec, UpdatePolicy
+from orchestrator.core.spec import Command, Demand, Endpoint, InstanceSpec, UpdatePolicy
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
 
 
@@ -203,3 +203,29 @@ def test_a_hang_while_loading_is_undone_too() -> None:
     loop.tell(EventType.EXITED, exit_code=-9)
     (action,) = loop.turn()
     assert (action.reason, action.spec) == ("rolled-back", GOOD)
+
+
+def test_a_fallback_whose_automatic_port_is_a_strangers_is_given_up() -> None:
+    """It cannot be gone back to: what is declared is tried, on another port, by the rules."""
+    loop = rolled_back()
+    for name in ("spec", "fallback"):
+        changed = replace(getattr(loop.status, name), auto_port=True)
+        loop.observed["a"] = replace(loop.status, **{name: changed})
+    loop.now += 60
+    loop.tell(EventType.EXITED, "crashed", "signal 9", exit_code=-9)
+    loop.turn()
+    loop.tell(EventType.START_FAILED, "port-taken", "port 8001 is taken", waits=True)
+    assert (loop.status.fallback, loop.status.rejected) == (None, None)
+
+
+def test_edited_back_nothing_is_left_of_the_change() -> None:
+    loop = rolled_back()
+    loop.want = GOOD
+    loop.turn()
+    assert (loop.status.fallback, loop.status.rejected) == (None, None)
+
+
+def test_another_estimate_is_no_other_change() -> None:
+    loop = rolled_back()
+    loop.want = replace(BAD, demand=Demand(host=12345))
+    assert loop.turn() == []
