@@ -136,7 +136,11 @@ class Daemon:
             owner=self._owner,
             spec_of=self._reconciler.spec_in_force,
             rows_of=self._reconciler.models_of,
-            workshop=Workshop(settings.cache_dir, lambda: self._reconciler.desired),
+            workshop=Workshop(
+                settings.cache_dir,
+                lambda: self._reconciler.desired,
+                lambda: self._reconciler.observed,
+            ),
         )
         self._reconciler.attach(self._executor)
         self._gauges = Gauges(self._bus, self._reconciler)

@@ -220,10 +220,15 @@ def _finish(status: Mapping[str, Any], *, as_json: bool) -> None:
             if one["phase"] in TROUBLE:
                 message = inert(one["message"])
                 click.echo(f"{one['name']}: {one['phase']}, {one['reason']}: {message}", err=True)
-                click.echo(f"hint: orchestrate logs {one['name']}", err=True)
+                if one["reason"] not in NEVER_RAN:
+                    click.echo(f"hint: orchestrate logs {one['name']}", err=True)
             elif one["phase"] == "ready":
                 _say_what_lacks(one)
     raise click.exceptions.Exit(OrchestrateError.exit_code)
+
+
+NEVER_RAN = frozenset({"port-taken", "nothing-to-attach", "log-unwritable", "too-many-files"})
+"""Reasons for which there is no log to look into: nothing was started."""
 
 
 def _say_what_lacks(one: Mapping[str, Any]) -> None:

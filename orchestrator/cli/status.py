@@ -124,8 +124,8 @@ def _watch(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
 def wait_command(names: tuple[str, ...], goal: str, timeout: float, as_json: bool) -> None:
     """Wait until the named instances (all, by default) are ready or stopped.
 
-    Ready includes the models of an Ollama instance. Exits 1 as soon as one has failed, 4 when
-    the time is over.
+    Ready includes the models of an Ollama instance. Exits 1 as soon as one has failed, or was
+    rolled back, 4 when the time is over.
     """
     settings = Settings.from_env(os.environ)
     until = time.monotonic() + timeout
@@ -137,9 +137,10 @@ def wait_command(names: tuple[str, ...], goal: str, timeout: float, as_json: boo
             break
         if time.monotonic() >= until:
             missing = [_missed(o) for o in document["instances"] if not _reached(o, goal)]
+            held = [o["name"] for o in document["instances"] if o["held"] and goal == "ready"]
             raise TimedOutError(
                 f"not {goal} within {timeout:g} s: {', '.join(missing)}",
-                hint="orchestrate status",
+                hint=f"orchestrate start {held[0]}" if held else "orchestrate status",
             )
     else:
         raise NoDaemonError("the daemon went away", hint="orchestrate daemon start")
@@ -164,6 +165,8 @@ def _failures(document: Mapping[str, Any]) -> list[str]:
     for one in document["instances"]:
         if one["phase"] == "failed":
             found.append(f"{one['name']}: {inert(one['message'])}")
+        elif one["phase"] == "ready" and one["reason"] == "rolled-back":
+            found.append(f"{one['name']}: rolled-back: {inert(one['message'])}")
         elif one["phase"] == "ready":
             # What is known of the models of a server that is not there is old.
             found += [
@@ -175,7 +178,8 @@ def _failures(document: Mapping[str, Any]) -> list[str]:
 
 def _missed(one: Mapping[str, Any]) -> str:
     """What was waited for in vain, with the models that are why."""
-    lacks = one["lacking"] if one["phase"] == "ready" else [one["phase"]]
+    held = ["held by hand"] if one["held"] else []
+    lacks = one["lacking"] if one["phase"] == "ready" else [one["phase"], *held]
     return f"{one['name']} ({inert(', '.join(lacks))})" if lacks else one["name"]
 
 

@@ -94,7 +94,7 @@ def message(one: Mapping[str, Any]) -> str:
     reason, text = one["reason"], inert(one["message"])
     said = [f"{reason}: {text}" if reason and text else reason or text]
     if one["stale"] and not said[0]:
-        said.append("a file changed on disk: taken up by the next apply or restart")
+        said.append("a file of it changed on disk, or is gone: the next apply or restart meets it")
     if not one["managed"] and "attached" not in text:
         said.append(f"attached{', of ' + inert(one['owner']) if one['owner'] else ''}")
     if one["phase"] in ("ready", "unready", "starting"):

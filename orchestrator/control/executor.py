@@ -22,7 +22,7 @@ from orchestrator.control.workshop import Workshop
 from orchestrator.core.cause import Cause
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
-from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus, Phase
+from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus
 from orchestrator.errors import StartError
 from orchestrator.runtime import descriptors, ports, process
 from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
@@ -104,7 +104,8 @@ class Executor:
     def adopt(self, status: InstanceStatus, running: Process) -> None:
         """Watch a process that an earlier daemon started for this instance."""
         began = status.started_at or boot_clock()
-        was_ready = status.phase is Phase.READY
+        # Also one that was not well when it was last seen: it hangs, it does not load.
+        was_ready = status.ready_at is not None
         self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
 
     def attach_again(self, status: InstanceStatus) -> None:

@@ -35,6 +35,8 @@ SETTLES = 600.0
 class _Seen:
     """What was measured of one run of an instance, and of its restarts."""
 
+    since: float
+    """When it began to be measured, on the boot clock."""
     start_id: str = ""
     recent: deque[Sample] = field(
         default_factory=lambda: deque[Sample](maxlen=int(CPU_SPAN / EVERY) + 2)
@@ -47,8 +49,12 @@ class _Seen:
         """Another process: what the last one took says nothing of it."""
         if start_id != self.start_id:
             self.start_id = start_id
-            self.recent.clear()
-            self.trend.clear()
+            self.end()
+
+    def end(self) -> None:
+        """What is down takes nothing, and does not grow."""
+        self.recent.clear()
+        self.trend.clear()
 
     def count(self, restarts: int, now: float) -> None:
         known = restarts if self.counted is None else self.counted
@@ -56,7 +62,7 @@ class _Seen:
         self.counted = restarts
 
     def measured(self) -> Measured:
-        return Measured(self.recent, self.trend, self.restarts)
+        return Measured(self.recent, self.trend, self.restarts, self.since)
 
 
 class Gauges:
@@ -78,7 +84,7 @@ class Gauges:
         """One round. Costs nothing while no limit is declared and no sample is due."""
         now = boot_clock()
         observed = self._reconciler.observed
-        self._seen = {name: self._seen.get(name, _Seen()) for name in observed}
+        self._seen = {name: self._seen.get(name) or _Seen(now) for name in observed}
         sparse = now >= self._trend_due
         if sparse:
             self._trend_due = now + TREND_EVERY
@@ -96,6 +102,8 @@ class Gauges:
         seen = self._seen[name]
         seen.begin(status.start_id)
         seen.count(status.restarts, now)
+        if status.phase not in SERVING:
+            seen.end()
         if usage is None or status.phase not in SERVING:
             return
         sample = Sample(now, usage.memory_bytes, usage.cpu_percent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from orchestrator.control.signs import signs_of, worked
 from orchestrator.core.liveness import LOADS, Outcome, Verdict, judge
@@ -18,8 +19,19 @@ HEALTHY = frozenset({200, 401})
 """A server that asks for its key is up: while it loads, it says 503 to everybody."""
 
 
-async def health(probe: HttpProbe, spec: InstanceSpec, pid: int) -> Verdict:
-    """How it is; nothing is left open. Takes at most `liveness.timeout`, and a look at `pid`."""
+@dataclass(slots=True)
+class Silence:
+    """How long one run has given no answer: since its first question that got none."""
+
+    since: float | None = None
+    """On the monotonic clock; None after an answer."""
+
+
+async def health(probe: HttpProbe, spec: InstanceSpec, pid: int, silence: Silence) -> Verdict:
+    """How it is; nothing is left open. Takes at most `liveness.timeout`, and a look at `pid`.
+
+    One that computes may be silent for `readiness.deadline`: threads that spin compute, too.
+    """
     within = spec.liveness.timeout
     began = time.monotonic()
     asking = asyncio.create_task(probe.status(within=within))
@@ -31,13 +43,17 @@ async def health(probe: HttpProbe, spec: InstanceSpec, pid: int) -> Verdict:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await probe.close()
+    silence.since = None if status is not None else silence.since or began
     if status in HEALTHY:
         return Verdict("healthy", "")
-    took = time.monotonic() - began
+    now = time.monotonic()
     if status is not None:
         # One that loads, again, is no use to anybody, but does not hang.
         return Verdict("down", f"answers {status}", counts=status != LOADS)
     if before is None:
         return Verdict("down", "takes no connection, or breaks it off", counts=True)
     busy = worked(before, await signs_of(pid))
-    return judge(Outcome(took, None, "its health", busy=busy), slow=within)
+    silent = now - (silence.since or began)
+    if busy and silent >= spec.readiness.deadline:
+        return Verdict("down", f"no answer for {silent:.0f} s, {busy}", counts=True)
+    return judge(Outcome(now - began, None, "its health", busy=busy), slow=within)

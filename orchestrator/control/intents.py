@@ -13,6 +13,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.problem import did_you_mean, listing
+from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
 from orchestrator.errors import InputError
 
@@ -99,7 +100,8 @@ class Intents:
 def _told(status: InstanceStatus | None) -> str:
     if status is None:
         return ""
-    return status.rejected.message if status.rejected is not None else status.message
+    undone = status.rejected if not status.held else None
+    return undone.message if undone is not None else status.message
 
 
 def _is_down(status: InstanceStatus | None) -> bool | None:
@@ -109,10 +111,11 @@ def _is_down(status: InstanceStatus | None) -> bool | None:
 def _came_up(status: InstanceStatus | None, old_start_id: str) -> bool | None:
     if status is None or (old_start_id and status.start_id == old_start_id):
         return None
-    if status.rejected is not None:
-        return False
     if status.phase is Phase.READY:
-        return True
+        return status.rejected is None
+    if status.reason == ROLLED_BACK:
+        # What was ready before is on its way: then it is known how all of it has ended.
+        return None
     if status.held or status.reason == "exited":
         return False
     return False if status.phase in DOWN and not status.redo else None

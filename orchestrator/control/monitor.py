@@ -16,7 +16,7 @@ from zlib import crc32
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels
-from orchestrator.control.health import HEALTHY, health
+from orchestrator.control.health import HEALTHY, Silence, health
 from orchestrator.control.inference import InferenceProbe, Reports
 from orchestrator.core.cause import Cause, Evidence, condemned, judge
 from orchestrator.core.event import Event, EventType
@@ -79,6 +79,7 @@ async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:
     permanent = cause.permanent and not watched.condemned.is_set()
     data = {
         "start_id": watched.start_id,
+        "ended": str(status),
         "exit_code": status.code,
         "signal": status.signal,
         "log": lines[-LINES_SHOWN:],
@@ -238,12 +239,14 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs)
     await _until_due(watched, share)
     inference = InferenceProbe(watched.spec, lambda: watched.process.ref.pid)
     reports = Reports(watched.name, watched.start_id, bus)
+    silence = Silence()
     while True:
         if inference.wanted:
             verdict, seconds = await inference.look()
             reports.post(verdict, seconds)
+            silence = Silence()
         else:
-            verdict = await health(probe, watched.spec(), watched.process.ref.pid)
+            verdict = await health(probe, watched.spec(), watched.process.ref.pid, silence)
             reports.forget()
         # An edit may have come while it was asked.
         liveness = watched.spec().liveness

@@ -123,7 +123,8 @@ class Reconciler:
         status = self.observed.get(event.instance)
         if event.type is EventType.EXITED and status and status.phase is Phase.STOPPING:
             # Nothing that crashed: the timeline names what it was stopped for.
-            event = replace(event, reason=status.reason)
+            ended = str(event.data.get("ended", event.message))
+            event = replace(event, reason=status.reason, message=ended)
         self.observed = fold(self.observed, event)
         events.append(event)
 

@@ -8,7 +8,9 @@ import os
 from collections.abc import AsyncGenerator, Callable
 
 from orchestrator.core.provision import kept_by, same_name
+from orchestrator.core.shared_store import in_use
 from orchestrator.core.spec import Desired, Imported
+from orchestrator.core.status import Observed
 from orchestrator.runtime.digests import Digests
 from orchestrator.runtime.made import MadeRecord
 from orchestrator.runtime.store_files import TimesKept
@@ -19,15 +21,22 @@ PULLS = 3
 
 
 class Workshop:
-    """`desired` is what is applied now, None while that is not known."""
+    """`desired` is what is applied now, None while that is not known; `observed` what runs, which
+    may be something else: what was rolled back, say."""
 
-    def __init__(self, cache_dir: str, desired: Callable[[], Desired | None]) -> None:
+    def __init__(
+        self,
+        cache_dir: str,
+        desired: Callable[[], Desired | None],
+        observed: Callable[[], Observed] = dict,
+    ) -> None:
         self.digests = Digests(os.path.join(cache_dir, "digests.json"))
         self.made = MadeRecord(os.path.join(cache_dir, "made.json"))
         self.whole = WholeRecord(os.path.join(cache_dir, "whole.json"))
         self.times = TimesKept()
         self.pulls = asyncio.Semaphore(PULLS)
         self._desired = desired
+        self._observed = observed
         self._turns: dict[tuple[str, str], asyncio.Lock] = {}
 
     def taken(self, store: str, name: str) -> bool:
@@ -50,11 +59,11 @@ class Workshop:
         return [file.path for files in imported for file in files]
 
     def wanted_elsewhere(self, store: str, name: str) -> bool:
-        """Whether what is applied declares that model for a server with that store.
+        """Whether that model is for a server with that store by what is applied, or by what runs.
 
         True as well while it is not known what is applied.
         """
         desired = self._desired()
         if desired is None:
             return True
-        return kept_by(name, store, desired.values()) is not None
+        return kept_by(name, store, [*desired.values(), *in_use(self._observed())]) is not None

@@ -256,5 +256,5 @@ def _size(count: float) -> str:
     return format_size(round(count))
 
 
-BudgetNow = Callable[[Observed], Budget]
-"""Reads what there is now, for what is observed."""
+BudgetNow = Callable[[Observed], Budget | None]
+"""Reads what there is now, for what is observed; None where it cannot be read."""

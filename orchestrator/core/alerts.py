@@ -39,11 +39,13 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What is known of one instance. `recent` is dense and short, `trend` sparse and long: all
-    that was seen since it had settled. `restarts` are the instants of its restarts."""
+    that was seen since it had settled. `restarts` are the instants of its restarts, counted from
+    `since` on: what was before that is not known."""
 
     recent: Sequence[Sample] = ()
     trend: Sequence[Sample] = ()
     restarts: Sequence[float] = ()
+    since: float = float("-inf")
 
 
 def alerts(
@@ -51,7 +53,8 @@ def alerts(
 ) -> dict[AlertKind, str]:
     """What is wrong now, each with words for people. `raised` is what was so until now."""
     found: dict[AlertKind, str] = {}
-    if measured.recent:
+    # Of one that is down nothing new comes: what it took once says nothing of it.
+    if measured.recent and measured.recent[-1].at >= now - CPU_SPAN:
         took = measured.recent[-1].memory
         if _passes(took, limits.memory_warn, "memory" in raised):
             found["memory"] = f"takes {format_size(took)} of memory{_warns(limits.memory_warn)}"
@@ -60,10 +63,14 @@ def alerts(
         busy = sum(span) / len(span) if span else 0.0
         if covered and _passes(busy, limits.cpu_warn, "cpu" in raised):
             found["cpu"] = f"takes {busy:.0f}% of a core for a minute, warn: {limits.cpu_warn:g}%"
-    often = [at for at in measured.restarts if at >= now - limits.restarts_window]
-    if limits.restarts_warn is not None and len(often) >= limits.restarts_warn:
+    begin = now - limits.restarts_window
+    often = [at for at in measured.restarts if at >= begin]
+    # Whoever raised it may have counted what is not known here: it stays until that is out.
+    stays = "restarts" in raised and measured.since > begin
+    if limits.restarts_warn is not None and (stays or len(often) >= limits.restarts_warn):
         window = format_duration(limits.restarts_window)
-        found["restarts"] = f"was restarted {len(often)} times within {window}"
+        times = "once" if len(often) == 1 else f"{len(often)} times"
+        found["restarts"] = f"was restarted {times} within {window}"
     if leak := growth(measured.trend):
         found["leak"] = f"its memory grows steadily, by {format_size(round(leak))} an hour"
     return found

@@ -26,6 +26,7 @@ from orchestrator.core.drift import (
 from orchestrator.core.gate import Gate, Waiting, awaiting, overlaps, promised
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
+from orchestrator.core.shared_store import in_use
 from orchestrator.core.spec import Awaited, Desired, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
@@ -96,6 +97,7 @@ def make_plan(
     `budget` is the memory that there is; None starts everything, whether it fits or not.
     """
     waiting: dict[str, Waiting] = {}
+    beside = [*desired.values(), *in_use(observed)]
     gate = Gate(desired, observed, budget)
     wakes: list[float] = []
     leaving = [status for name, status in observed.items() if name not in desired]
@@ -104,7 +106,9 @@ def make_plan(
     actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
     for name, spec in desired.items():
         status = observed.get(name)
-        action = _start_new(spec) if status is None else _adjust(spec, status, now, desired)
+        action = (
+            _start_new(spec) if status is None else _adjust(spec, status, now, desired, beside)
+        )
         waits = _waits(action, status, desired, gate)
         if waits is not None:
             waiting[name] = waits
@@ -148,7 +152,11 @@ def _start_new(spec: InstanceSpec) -> Action:
 
 
 def _adjust(
-    want: InstanceSpec, status: InstanceStatus, now: float, desired: Desired
+    want: InstanceSpec,
+    status: InstanceStatus,
+    now: float,
+    desired: Desired,
+    beside: Iterable[InstanceSpec],
 ) -> Action | None:
     """The one action that brings an observed instance nearer to its spec, if there is one."""
     spec, accepted = aim(want, status), not is_rejected(want, status)
@@ -164,7 +172,7 @@ def _adjust(
             return Action(Verb.STOP, spec.name, reason="held", message="held by hand")
         return None
     drift = process_drift(status.spec, spec, managed=status.managed)
-    live = live_drift(status.spec, spec, managed=status.managed, beside=desired.values())
+    live = live_drift(status.spec, spec, managed=status.managed, beside=beside)
     if status.phase not in SERVING:
         return _adjust_dead(spec, status, drift, live, now, accepted=accepted)
     if status.condemned:

@@ -133,7 +133,7 @@ def _row(
     runs = status.spec if status.phase in ALIVE else spec
     took = usage or Usage()
     alive = status.process is not None or not status.managed
-    rejected = status.rejected if is_rejected(spec, status) else None
+    rejected = status.rejected if is_rejected(spec, status) and not status.held else None
     return {
         **_declared(runs),
         "profiles": list(spec.profiles),

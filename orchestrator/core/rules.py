@@ -16,7 +16,7 @@ from orchestrator.core.fields import NAME_HINT, is_name
 from orchestrator.core.nodes import Plain, shown
 from orchestrator.core.problem import Path
 from orchestrator.core.reference import VARIABLE_NAME
-from orchestrator.core.spec import RestartPolicy
+from orchestrator.core.spec import Liveness, RestartPolicy
 from orchestrator.core.suggestion import MAX_ISSUES, suggest
 from orchestrator.core.units import (
     format_duration,
@@ -37,6 +37,7 @@ def broken_rules(values: Block) -> list[Issue]:
         _needs(values),
         _ports(values),
         _delays(values),
+        _patience(values),
         _memory_limits(values),
     )
     return [issue for rule in rules for issue in islice(rule, MAX_ISSUES + 1)]
@@ -160,3 +161,25 @@ def _memory_limits(values: Block) -> Iterator[Issue]:
         given = "warn" if "warn" in own else "max"
         hint = "set warn below max, or leave it out"
         yield Issue(("instances", name, "limits", "memory", given), message, hint)
+
+
+def _patience(values: Block) -> Iterator[Issue]:
+    """A token that counts as none has been slow before."""
+    for name, instance in _instances(values).items():
+        own = _block(instance.get("liveness"))
+        liveness = {**_block(_defaults_of(values, instance).get("liveness")), **own}
+        usual = Liveness()
+        try:
+            slow = parse_duration(liveness.get("slow", usual.slow))
+            down = parse_duration(liveness.get("down", usual.down))
+        except ValueError:
+            continue
+        if slow <= down:
+            continue
+        message = (
+            f"liveness of instance {shown(name)}: slow is {format_duration(slow)}, "
+            f"more than down, {format_duration(down)}"
+        )
+        given = "slow" if "slow" in own else "down"
+        hint = f"set down to at least {format_duration(slow)}"
+        yield Issue(("instances", name, "liveness", given), message, hint)

@@ -15,6 +15,7 @@ from orchestrator.core.modelfile import absolute, looks_like_a_path
 from orchestrator.core.modelfile_text import ModelfileError, read_instructions
 from orchestrator.core.provision import same_name
 from orchestrator.core.spec import Built, Copied, Imported, InstanceSpec, ModelOrigin, ModelSpec
+from orchestrator.core.status import Observed, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,15 @@ class Clash:
 def store_of(spec: InstanceSpec) -> str:
     """The folder that its server keeps its models in; empty where that is nothing of ours."""
     return spec.holds.store if spec.holds is not None and spec.attach != "only" else ""
+
+
+def in_use(observed: Observed) -> Iterator[InstanceSpec]:
+    """What runs, whatever is declared by now, and what an instance on its way to a change would
+    return to: their models are not for another instance with the folder to delete."""
+    for status in observed.values():
+        yield status.spec
+        if status.fallback is not None and status.phase not in (Phase.READY, Phase.UNREADY):
+            yield status.fallback
 
 
 def clashes(spec: InstanceSpec, others: Iterable[InstanceSpec]) -> Iterator[Clash]:

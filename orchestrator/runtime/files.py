@@ -25,12 +25,13 @@ def identity_of(path: str) -> FileIdentity | None:
 
 
 def is_stale(spec: InstanceSpec) -> bool:
-    """True when a file that the process has read is another on disk now, and has come to rest."""
+    """True when a file that the process has read is another on disk now, and has come to rest, or
+    is gone."""
     for file in spec.inputs:
         now = identity_of(file.path)
-        if now is None or file.identity is None or now == file.identity:
+        if file.identity is None or now == file.identity:
             continue
-        if time.time() - now.mtime_ns / 1e9 >= SETTLE:
+        if now is None or time.time() - now.mtime_ns / 1e9 >= SETTLE:
             return True
     return False
 

@@ -60,6 +60,9 @@ class Notices:
         self._act = act
         self._descriptor: int | None = None
         self._watched: dict[Place, int] = {}
+        self.lost = False
+        """A watch has ended with its file since the last call of `watch`. What lies there now may
+        be the same place again: a number of an inode that was freed is soon given out anew."""
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +84,7 @@ class Notices:
         except OSError as error:
             what = f"inotify does not work here: {error.strerror}"
             return _USED_UP.get(error.errno or 0, what)
+        self.lost = False
         for place in self._watched.keys() - places:
             number = self._watched.pop(place)
             # Two paths to one file are one watch. It may have gone with its file by itself.
@@ -107,11 +111,20 @@ class Notices:
         said = b""
         with contextlib.suppress(BlockingIOError):
             said = os.read(descriptor, 1 << 16)
-        at = 0
+        at, changed = 0, False
         while at < len(said):
-            _, what, _, length = _EVENT.unpack_from(said, at)
+            number, what, _, length = _EVENT.unpack_from(said, at)
             at += _EVENT.size + length
-            # The end of a watch is no change of anything.
-            if what & ~_IGNORED:
-                self._act()
-                return
+            # The end of a watch that was asked for is no change of anything.
+            if not what & _IGNORED or self._forget(number):
+                changed = True
+        if changed:
+            self._act()
+
+    def _forget(self, number: int) -> bool:
+        """A watch has ended; whether it was one that is still wanted. No number comes twice."""
+        ended = [place for place, one in self._watched.items() if one == number]
+        for place in ended:
+            del self._watched[place]
+        self.lost = self.lost or bool(ended)
+        return bool(ended)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from orchestrator.core.admission import HOST, Budget, Room
-from orchestrator.core.status import ALIVE, InstanceStatus, Observed
+from orchestrator.core.status import ALIVE, Observed
 from orchestrator.runtime.identity import all_stats
 from orchestrator.runtime.usage import tree
 
@@ -33,18 +33,22 @@ class MemoryBudget:
         self._gpu_totals = gpu_totals
         self._nvml: Any = None
 
-    def now(self, observed: Observed) -> Budget:
-        """What there is, and what those instances have of it already."""
-        rooms = {HOST: self._host()}
-        totals = self._gpu_totals()
-        if totals:
-            rooms |= self._gpus(totals)
-        return Budget(rooms, _taken(observed))
+    def now(self, observed: Observed) -> Budget | None:
+        """What there is, and what those instances have of it already; None where that cannot be
+        read, as while no descriptor is left: nobody is held up for what is not known."""
+        try:
+            rooms = {HOST: self._host()}
+            totals = self._gpu_totals()
+            if totals:
+                rooms |= self._gpus(totals)
+            return Budget(rooms, _taken(observed))
+        except (OSError, ValueError, LookupError):
+            return None
 
     def _host(self) -> Room:
         room = machine_room()
-        with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="ascii") as file:
-            for inner in cgroup_rooms(CGROUPS, file.read(), below=room.total):
+        with contextlib.suppress(OSError):
+            for inner in cgroup_rooms(CGROUPS, read_membership(), below=room.total):
                 room = _narrower(room, inner)
         if self._cap is None or self._cap >= room.total:
             return room
@@ -80,9 +84,9 @@ class MemoryBudget:
 
 
 def machine_room() -> Room:
-    """The machine's memory."""
+    """The machine's memory. Raises OSError where it cannot be read."""
     found: dict[str, int] = {}
-    with open("/proc/meminfo", encoding="ascii") as file:
+    with _opened("/proc/meminfo") as file:
         for line in file:
             key, _, rest = line.partition(":")
             if key in ("MemTotal", "MemAvailable"):
@@ -92,6 +96,17 @@ def machine_room() -> Room:
     return Room(found["MemTotal"], found.get("MemAvailable", found["MemTotal"]))
 
 
+def read_membership(path: str = "/proc/self/cgroup") -> str:
+    """Which cgroups this process is in. Raises OSError."""
+    with _opened(path) as file:
+        return file.read()
+
+
+def _opened(path: str) -> TextIO:
+    """Folders have names in any encoding, and find their way back as they came."""
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
 def cgroup_rooms(root: str, membership: str, *, below: int) -> Iterator[Room]:
     """The room in each cgroup that a process is in, or that is above one of these, and whose limit
     is below so many bytes.
@@ -99,7 +114,9 @@ def cgroup_rooms(root: str, membership: str, *, below: int) -> Iterator[Room]:
     `membership` is the content of `/proc/self/cgroup`. What is cached of files counts as free, for
     it is given up when it is needed.
     """
-    for line in membership.splitlines():
+    for line in membership.split("\n"):
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             names = _Names("memory.max", "memory.current", "")
@@ -136,7 +153,7 @@ def _rooms(folders: Iterable[str], names: _Names, below: int) -> Iterator[Room]:
 def _number(folder: str, name: str) -> int | None:
     """The number in a file; None where there is none, or it is `max`."""
     try:
-        with open(os.path.join(folder, name), encoding="ascii") as file:
+        with _opened(os.path.join(folder, name)) as file:
             text = file.read().strip()
     except OSError:
         return None
@@ -146,7 +163,7 @@ def _number(folder: str, name: str) -> int | None:
 def _cached(folder: str, prefix: str) -> int:
     wanted = {f"{prefix}active_file", f"{prefix}inactive_file"}
     try:
-        with open(os.path.join(folder, "memory.stat"), encoding="ascii") as file:
+        with _opened(os.path.join(folder, "memory.stat")) as file:
             rows = (line.split() for line in file)
             return sum(int(row[1]) for row in rows if row[0] in wanted)
     except (OSError, IndexError, ValueError):
@@ -160,28 +177,32 @@ def _narrower(one: Room, other: Room) -> Room:
 
 
 def _taken(observed: Observed) -> dict[str, int]:
-    """What each has of the machine's memory, for itself: pages of files are not in it."""
+    """What each has of the machine's memory, for itself: pages of files are not in it.
+
+    With all that it has begun: below a script is an engine, below an Ollama are its runners.
+    """
+    leaders = {
+        name: status.process.pid
+        for name, status in observed.items()
+        if status.phase in ALIVE and status.spec.demand is not None and status.process is not None
+    }
+    if not leaders:
+        return {}
+    stats = all_stats()
     found: dict[str, int] = {}
-    trees: list[InstanceStatus] = []
-    for name, status in observed.items():
-        if status.phase not in ALIVE or status.spec.demand is None or status.process is None:
-            continue
-        if status.spec.engine == "ollama":
-            trees.append(status)
-        elif (own := _own_pages(status.process.pid)) is not None:
-            found[name] = own * _PAGE
-    if trees:
-        stats = all_stats()
-        for status in trees:
-            assert status.process is not None, "looked at above"
-            members = tree(status.process.pid, stats)
-            found[status.name] = sum(one.rss_pages for one in members) * _PAGE
+    for name, leader in leaders.items():
+        members = {one.pid for one in tree(leader, stats)}
+        # What was begun by one that has ended since hangs on another, but is of the group.
+        members.update(one.pid for one in stats if one.group == leader)
+        pages = [own for pid in members if (own := _own_pages(pid)) is not None]
+        if pages:
+            found[name] = sum(pages) * _PAGE
     return found
 
 
 def _own_pages(pid: int) -> int | None:
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        with _opened(f"/proc/{pid}/statm") as file:
             _, resident, shared, *_ = map(int, file.read().split())
     except (OSError, ValueError):
         return None

@@ -19,6 +19,7 @@ from orchestrator.core.cause import Cause, refused
 from orchestrator.core.spec import Command
 from orchestrator.core.status import ProcessRef
 from orchestrator.errors import StartError
+from orchestrator.runtime import descriptors
 from orchestrator.runtime.identity import group_members, open_verified, ref_of
 
 KILL_WAIT = 5.0
@@ -125,15 +126,16 @@ def spawn(
     """
     env = {**inherited, **command.env, owner[0]: owner[1]}
     try:
-        popen = subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        with descriptors.as_found():
+            popen = subprocess.Popen(
+                command.argv,
+                cwd=command.cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
     except OSError as error:
         raise _refused(command, error) from error
     ref = ref_of(popen.pid)

@@ -49,8 +49,8 @@ class StallWatch:
     def __init__(self, limit: float = LIMIT) -> None:
         self._limit = limit
         self._selector = _Timed()
-        self._stack: list[str] = []
-        """What the pass that goes on did when it was found to be too long."""
+        self._stack: tuple[float, list[str]] | None = None
+        """What a pass did when it was found to be too long, and since when it went on then."""
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         """The loop to watch, for `asyncio.Runner`."""
@@ -63,12 +63,12 @@ class StallWatch:
         over = threading.Event()
 
         def waits() -> None:
-            # Written by the thread during a pass, read by the loop at its end.
-            if self._stack and self._selector.busy_since is not None:
-                took, stack = time.monotonic() - self._selector.busy_since, self._stack
-                self._stack = []
+            # Written by the thread during a pass, read by the loop at its end; or after that, and
+            # then it is not of the pass that ends now.
+            found, self._stack = self._stack, None
+            if found is not None and found[0] == self._selector.busy_since:
                 # Wakes the loop, which is about to wait.
-                loop.call_soon_threadsafe(tell, took, stack)
+                loop.call_soon_threadsafe(tell, time.monotonic() - found[0], found[1])
 
         self._selector.waits = waits
         watcher = threading.Thread(
@@ -92,4 +92,5 @@ class StallWatch:
             frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
             stack = traceback.extract_stack(frame)[-DEPTH:]
             if self._selector.busy_since == since:
-                self._stack = [f"{one.filename}:{one.lineno} in {one.name}" for one in stack]
+                lines = [f"{one.filename}:{one.lineno} in {one.name}" for one in stack]
+                self._stack = (since, lines)

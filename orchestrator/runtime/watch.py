@@ -83,7 +83,7 @@ class Watch:
                 sure, due = not (changed or fresh), self._due()
                 noticed = await self._stir(within=_soonest(sight.paths, due, sure=sure))
                 before, sight = sight, await self._look(None if noticed or not sure else sight)
-                lacked, fresh = self.lack, sight.places != before.places
+                lacked, fresh = self.lack, notices.lost or sight.places != before.places
                 if lacked or fresh:
                     # A kernel that had none left may have some again.
                     self.lack = notices.watch(sight.places)

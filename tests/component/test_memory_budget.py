@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+import shlex
+import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,10 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.admission import HOST, Room
+from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.spec import Demand
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
-from orchestrator.runtime.memory_budget import MemoryBudget, cgroup_rooms, machine_room
+from orchestrator.runtime.memory_budget import (
+    GpuTotals,
+    MemoryBudget,
+    cgroup_rooms,
+    machine_room,
+    read_membership,
+)
 from tests.unit.test_plan import spec
 
 MIB = 1 << 20
@@ -25,6 +34,12 @@ def cgroup(folder: Path, **files: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def now(observed: Observed, cap: int | None = None, gpus: GpuTotals = dict) -> Budget:
+    found = MemoryBudget(cap, gpus).now(observed)
+    assert found is not None
+    return found
 
 
 def test_this_machine() -> None:
@@ -61,22 +76,26 @@ def test_the_first_version_of_cgroups(tmp_path: Path) -> None:
 
 def test_a_cap_is_named_where_it_is_the_least() -> None:
     total = machine_room().total
-    assert MemoryBudget(MIB).now({}).rooms[HOST].limit == "ORCHESTRATE_MEMORY"
-    assert MemoryBudget(MIB).now({}).rooms[HOST].total == MIB
-    assert MemoryBudget(total * 2).now({}).rooms[HOST].limit != "ORCHESTRATE_MEMORY"
+    assert now({}, MIB).rooms[HOST].limit == "ORCHESTRATE_MEMORY"
+    assert now({}, MIB).rooms[HOST].total == MIB
+    assert now({}, total * 2).rooms[HOST].limit != "ORCHESTRATE_MEMORY"
 
 
 @contextmanager
-def holding(count: int) -> Generator[int]:
-    """A process with so many bytes of its own."""
+def holding(count: int, *, below: str = "") -> Generator[int]:
+    """A process with so many bytes of its own; or, with the rest of a script, a shell above it."""
     program = f"import sys; kept = bytearray({count}); kept[::4096] = b'1' * len(kept[::4096])"
     program += "; print('ready', flush=True); sys.stdin.read()"
     command = ["python3", "-c", program]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    if below:
+        command = ["/bin/sh", "-c", shlex.join(command) + below]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield process.pid
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def running(pid: int, *, engine: str) -> Observed:
@@ -88,16 +107,43 @@ def running(pid: int, *, engine: str) -> Observed:
 @pytest.mark.parametrize("engine", ["llama-server", "ollama"])
 def test_what_an_instance_has_taken_is_what_is_its_own(engine: str) -> None:
     with holding(40 * MIB) as pid:
-        taken = MemoryBudget(None).now(running(pid, engine=engine)).taken
+        taken = now(running(pid, engine=engine)).taken
     assert 40 * MIB <= taken["a"] < 70 * MIB
 
 
 def test_one_that_is_gone_has_nothing() -> None:
     with holding(MIB) as pid:
         pass
-    assert MemoryBudget(None).now(running(pid, engine="llama-server")).taken == {}
+    assert now(running(pid, engine="llama-server")).taken == {}
 
 
 def test_gpus_without_a_driver_that_measures_have_all_their_memory() -> None:
-    rooms = MemoryBudget(None, lambda: {200: 24 * MIB}).now({}).rooms
+    rooms = now({}, None, lambda: {200: 24 * MIB}).rooms
     assert rooms[200] == Room(24 * MIB, 24 * MIB)
+
+
+def test_what_cannot_be_read_is_no_budget_and_no_end_of_the_loop() -> None:
+    """As when no descriptor is left for the daemon."""
+    budget = MemoryBudget(None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        found = budget.now({})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found is None
+
+
+def test_a_cgroup_may_have_any_name(tmp_path: Path) -> None:
+    name = os.fsdecode("prüfung\u2028x".encode() + b"\xff")
+    cgroup(tmp_path / name, memory__max=500 * MIB, memory__current=0, memory__stat="anon 7")
+    membership = tmp_path / "membership"
+    membership.write_bytes(os.fsencode(f"0::/{name}\nnonsense\n"))
+    found = list(cgroup_rooms(str(tmp_path), read_membership(str(membership)), below=ALL))
+    assert found == [Room(500 * MIB, 500 * MIB, "this cgroup")]
+
+
+def test_what_an_engine_below_a_script_has_taken_counts_as_well() -> None:
+    with holding(40 * MIB, below="; true") as pid:
+        taken = now(running(pid, engine="llama-server")).taken
+    assert 40 * MIB <= taken["a"] < 70 * MIB

@@ -53,6 +53,9 @@ class World:
         else:
             self.say(EventType.EXITED, name, start_id=start_id, exit_code=None, signal=None)
 
+    def retune(self, name: str) -> None:
+        self.at_call("retune", name)
+
     def kill(self, name: str) -> None:
         self._called("kill", name)
 

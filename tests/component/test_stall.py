@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
+import pytest
+
+from orchestrator.runtime import stall
 from orchestrator.runtime.stall import StallWatch
 
 LIMIT = 0.05
@@ -50,3 +54,39 @@ def test_a_loop_that_turns_is_left_alone() -> None:
 def test_the_watcher_ends_with_the_loop() -> None:
     told_while(0.0)
     assert all(thread.name != "stall" for thread in threading.enumerate())
+
+
+def test_a_pass_that_ends_while_it_is_written_down_is_not_told_as_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written, ended = threading.Event(), threading.Event()
+
+    class Frame(SimpleNamespace):
+        @property
+        def filename(self) -> str:
+            written.set()
+            assert ended.wait(20)
+            return "f"
+
+    seen = SimpleNamespace(extract_stack=lambda _frame: [Frame(lineno=1, name="g")])
+    monkeypatch.setattr(stall, "traceback", seen)
+    told: list[float] = []
+    watch = StallWatch(LIMIT)
+
+    async def life() -> None:
+        with watch.watching(lambda took, _stack: told.append(took)):
+            await asyncio.sleep(0)
+            assert written.wait(20)
+            await asyncio.sleep(0)
+            # The pass that was too long is over, and only now its stack is there.
+            ended.set()
+            deadline = time.monotonic() + 20
+            while watch._stack is None and time.monotonic() < deadline:
+                pass
+            # Short passes, at whose ends it is found.
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=watch.new_loop) as runner:
+        runner.run(life())
+    assert all(took >= LIMIT for took in told)

@@ -468,3 +468,59 @@ def test_a_stamp_changes_with_size_time_and_identity(tmp_path: Path) -> None:
     seen.add(stamp([str(path)]))
     assert len(seen) == 4
     assert stamp([str(path)]) in seen
+
+
+@pytest.mark.usefixtures("notices_alone")
+def test_a_folder_that_is_made_again_is_watched_again_though_its_inode_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    # As on a disk that gives out the number again that was just freed.
+    place = (str(folder), 1, 2)
+    monkeypatch.setattr(watch, "places_of", lambda _paths: frozenset({place}))
+    made: list[inotify.Notices] = []
+
+    class Noted(inotify.Notices):
+        def __init__(self, act: Callable[[], None]) -> None:
+            super().__init__(act)
+            made.append(self)
+
+    monkeypatch.setattr(inotify, "Notices", Noted)
+
+    async def story() -> None:
+        async with watching(folder) as changes:
+            (notices,) = made
+            former = notices._watched[place]
+            shutil.rmtree(folder)
+            folder.mkdir()
+            await heard(changes, lambda: notices._watched.get(place, former) != former)
+
+    asyncio.run(story())
+
+
+def test_the_end_of_a_watch_is_told_unless_it_was_asked_for(tmp_path: Path) -> None:
+    gone, kept, left = (tmp_path / name for name in ("gone", "kept", "left"))
+    for folder in (gone, kept, left):
+        folder.mkdir()
+
+    async def story() -> None:
+        told = asyncio.Event()
+        with inotify.Notices(told.set) as notices:
+            notices.watch(places_of([str(gone), str(kept), str(left)]))
+            notices.watch(places_of([str(gone), str(kept)]))
+            assert not notices.lost
+            gone.rmdir()
+            async with asyncio.timeout(PATIENCE):
+                await told.wait()
+            assert notices.lost
+            told.clear()
+            gone.mkdir()
+            notices.watch(places_of([str(gone), str(kept)]))
+            assert not notices.lost
+            (gone / "p.yaml").touch()
+            async with asyncio.timeout(PATIENCE):
+                await told.wait()
+            assert not notices.lost
+
+    asyncio.run(story())

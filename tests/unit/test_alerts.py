@@ -54,6 +54,20 @@ def test_restarts_within_their_window() -> None:
     assert found == {"restarts": "was restarted 3 times within 1m"}
 
 
+def test_what_was_measured_long_ago_says_nothing() -> None:
+    limits, old = Limits(memory_warn=1000), Measured([Sample(NOW - 61, GIB, 0.0)])
+    assert told(limits, old) == {}
+    assert told(limits, old, "memory") == {}
+
+
+def test_restarts_are_not_over_before_they_could_have_been_counted() -> None:
+    limits = Limits(restarts_warn=3, restarts_window=60.0)
+    assert "restarts" in told(limits, Measured(since=NOW - 59), "restarts")
+    assert told(limits, Measured(since=NOW - 61), "restarts") == {}
+    assert told(limits, Measured(since=NOW - 59)) == {}
+    assert told(Limits(), Measured(since=NOW - 59), "restarts") == {}
+
+
 def test_more_than_the_most_ends_it() -> None:
     limits = Limits(memory_max=8 * GIB)
     assert over_limit(limits, Measured(takes(8 * GIB))) == ""
