@@ -274,6 +274,7 @@ class Daemon:
                 describe=self._describe,
                 notes=self._notes,
             ),
+            suspect=self._executor.suspect,
             down=self._down,
             leave=self._leave,
         )

@@ -344,6 +344,8 @@ ROUTES = {
     "/v1/apply": "what `apply` hands over",
     "/v1/plan": "what `plan` prints",
     "/v1/remove": "takes profiles out of the applied set",
+    "/v1/models/suspect": "files of models were found damaged: the instances that have them look, "
+    "and mend it",
     "/v1/down": "stops all instances and forgets the applied set",
     "/v1/daemon/stop": "ends the daemon; instances go on",
     "/v1/instances/{name}/logs": "the log; `?lines=200&follow=1&previous=1`",

@@ -28,11 +28,14 @@ engine's own error line and, in parentheses, what to do. `orchestrate events NAM
 to that, `orchestrate logs NAME` (with `--previous` for the run before) all that the engine said.
 
 What a retry cannot mend is not tried again blindly: the instance is `failed` at once, and is looked
-after. Twice a second it is asked whether what it failed for is otherwise: the files that its
-command and its error line name (there, changed and come to rest, allowed), the memory that is
-available, its port. As soon as it is, there is an event `mended`, and a new start; earlier failures
-do not count then. This outlives the daemon. An edit of the profile is a new start as well, and so
-is each `start`, `restart` and `apply`. Everything else is tried again by the rules of `restart:`.
+after. Twice a second it is asked whether what it failed for is otherwise: its model files and its
+program, and the files that its error line names (there, changed and come to rest, allowed), the
+memory that is available, its port. As soon as it is, there is an event `mended`, and a new start;
+earlier failures do not count then. Only where it is memory they do: how much is enough is guessed,
+so there is one try after the other, with the pauses of `restart:`. All this outlives the daemon,
+and none of it is for an instance with `restart: {policy: never}`. An edit of the profile is a new
+start as well, and so is each `start`, `restart` and `apply`. Everything else is tried again by the
+rules of `restart:`.
 """
 
 WORDS = """\

@@ -43,6 +43,8 @@ class Control:
     applied: AppliedSet
     intents: Intents
     overview: Overview
+    suspect: Callable[[list[str]], list[str]]
+    """Files of models were found damaged: the instances that look into it, and mend it."""
     down: Callable[[bool], Awaitable[None]]
     """Stop every instance and forget the applied set; True keeps the daemon."""
     leave: Callable[[bool], Awaitable[None]]
@@ -61,6 +63,7 @@ def build(control: Control) -> Starlette:
             Route("/v1/apply", routes.apply, methods=["POST"]),
             Route("/v1/plan", routes.plan, methods=["POST"]),
             Route("/v1/remove", routes.remove, methods=["POST"]),
+            Route("/v1/models/suspect", routes.suspect, methods=["POST"]),
             Route("/v1/down", routes.down, methods=["POST"]),
             Route("/v1/daemon/stop", routes.leave, methods=["POST"]),
             Route("/v1/instances/{name}/logs", routes.logs),
@@ -207,6 +210,10 @@ class _Routes:
     async def remove(self, request: Request) -> Response:
         removed = await self._c.applied.remove(_words(await _body(request), "profiles"))
         return _Document({"removed": list(removed), "number": self._c.applied.number})
+
+    async def suspect(self, request: Request) -> Response:
+        names = self._c.suspect(list(_words(await _body(request), "paths")))
+        return _Document({"instances": names})
 
     async def act(self, request: Request) -> Response:
         name, verb = request.path_params["name"], request.path_params["verb"]

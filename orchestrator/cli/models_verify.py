@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.client import Client
 from orchestrator.cli.meter import STEP, meter, spent
 from orchestrator.cli.model_stores import store_of, stores_here, whole_catalog
 from orchestrator.cli.models import find_model
@@ -43,14 +44,31 @@ def verify_command(refs: tuple[str, ...], as_json: bool) -> None:
     tally = Tally()
     faults = [*plan.faults, *_verified(plan, tally, as_json=as_json)]
     seconds = time.monotonic() - began
+    told = _tell_of(faults, settings)
     if as_json:
         document = {"ok": not faults, "files": len(plan.checks), "bytes_read": tally.done}
         shown = [_as_json(fault) for fault in faults]
-        print_json({**document, "seconds": round(seconds, 3), "faults": shown})
+        more = {"seconds": round(seconds, 3), "faults": shown, "instances": told}
+        print_json({**document, **more})
     else:
         _report(plan, faults, tally.done, seconds)
+        if told:
+            click.echo(f"looked into, and mended where that can be, by: {', '.join(told)}")
     if faults:
         raise click.exceptions.Exit(OrchestrateError.exit_code)
+
+
+def _tell_of(faults: Sequence[Fault], settings: Settings) -> list[str]:
+    """The running instances that have been told of what is wrong with their files."""
+    paths = [fault.path for fault in faults if fault.source != "file"]
+    client = Client(settings)
+    if not paths or not client.answers():
+        return []
+    try:
+        return list(client.post("/v1/models/suspect", {"paths": paths})["instances"])
+    except OrchestrateError:
+        # What was found is to be shown, whatever becomes of the daemon.
+        return []
 
 
 def _of_all(catalog: Catalog, stores: Sequence[str]) -> Plan:
@@ -142,9 +160,10 @@ def _hint(fault: Fault) -> str:
         return "pull that model again: orchestrate models pull NAME:TAG"
     pull = f"orchestrate models pull {fault.refs[0]}"
     if fault.reason == "vanished":
-        return f"{pull} (or build it again)"
+        return f"{pull}, or make it again as it was made"
     # Ollama takes what is there for whole: it goes first, with all that share it.
-    return f"orchestrate models rm {' '.join(fault.refs)} --force --yes, then {pull} (or build it)"
+    remove = f"orchestrate models rm {' '.join(fault.refs)} --force --yes"
+    return f"{remove}, then {pull} if it was pulled, or make it again as it was made"
 
 
 def _as_json(fault: Fault) -> dict[str, Any]:

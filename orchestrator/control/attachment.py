@@ -25,7 +25,7 @@ from orchestrator.errors import StartError
 from orchestrator.runtime import ports
 from orchestrator.runtime.identity import boot_clock, boot_id, read_stat
 from orchestrator.runtime.logs import printable
-from orchestrator.runtime.probe import ask
+from orchestrator.runtime.probe import Answer, ask
 from orchestrator.runtime.process import readable
 from orchestrator.runtime.socket_table import Listener
 
@@ -50,9 +50,12 @@ async def find(
 
     `known` is who it was when it was last looked at: that is quickly seen to be so still.
     """
-    version = await _version(endpoint, within)
-    if version is None:
-        return None
+    version = _version_in(await _asked(endpoint, within))
+    return None if version is None else await _of_version(endpoint, version, known)
+
+
+async def _of_version(endpoint: Endpoint, version: str, known: AttachedTo | None) -> AttachedTo:
+    """Whose the Ollama is that answered there just now."""
     taken = _listening(endpoint)
     if not taken:
         # Somewhere else than on this machine, or behind a port that the kernel passes on.
@@ -72,8 +75,12 @@ def is_same(server: AttachedTo, known: AttachedTo) -> bool:
     return (server.pid, server.start_ticks) == (known.pid, known.start_ticks)
 
 
-async def _version(endpoint: Endpoint, within: float) -> str | None:
-    answer = await ask(endpoint, "GET", VERSION_PATH, within=within)
+async def _asked(endpoint: Endpoint, within: float) -> Answer | None:
+    return await ask(endpoint, "GET", VERSION_PATH, within=within)
+
+
+def _version_in(answer: Answer | None) -> str | None:
+    """What an Ollama says; None where it is none, or is not well."""
     if answer is None or answer.status != 200:
         return None
     try:
@@ -156,6 +163,8 @@ class Attached:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     well: bool = False
     _said: str = ""
+    _unwell: str = ""
+    """How it was not well when that was last said: the same again is no news."""
 
     def is_there(self, server: AttachedTo, *, took: float | None = None) -> None:
         """It answers: said at first, when it is back, and when something about it is new."""
@@ -167,7 +176,7 @@ class Attached:
         message = said
         if server.version != before.version:
             reason, message = "version", f"{said}; it was Ollama {before.version} before"
-        self.well, self._said = True, said
+        self.well, self._said, self._unwell = True, said, ""
         data: dict[str, Any] = {
             "start_id": self.start_id,
             "pid": server.pid,
@@ -192,6 +201,11 @@ class Attached:
     def is_not_well(self, *, away: bool) -> None:
         """Nobody answers there as an Ollama does; `away`: nobody so much as listens."""
         spec, self.well = self.spec(), False
+        before, self._unwell = self._unwell, "away" if away else "unwell"
+        if self._unwell == before:
+            return
+        # Whoever answers next is back, though another daemon attached to it.
+        self._said = self._said or described(self.server, spec)
         where = spec.endpoint.authority
         if away:
             returns = "waiting for it to return"
@@ -205,14 +219,26 @@ class Attached:
         self.bus.post(Event(EventType.UNREADY, self.name, reason, message, data))
 
 
-async def is_there_again(attached: Attached) -> bool:
-    """Whether the server that an earlier daemon had attached to is the one that answers now: then
-    all that is known of it stays true, its models included."""
+async def goes_on(attached: Attached) -> bool:
+    """Whether to go on with the server that an earlier daemon had attached to.
+
+    Where it answers, all that is known of it stays true, its models included. Where nobody
+    answers, a service may be on its way, as after a boot: it gets the time that one has which goes
+    away under our eyes. False where somebody else's answer came.
+    """
     spec = attached.spec()
-    server = await find(spec.endpoint, within=FIRST_ANSWER, known=attached.server)
-    if server is None or not is_same(server, attached.server):
+    answer = await _asked(spec.endpoint, FIRST_ANSWER)
+    version = _version_in(answer)
+    if version is not None:
+        server = await _of_version(spec.endpoint, version, attached.server)
+        if not is_same(server, attached.server):
+            return False
+        attached.is_there(server)
+        return True
+    # Who says that it is not well for now (5xx) may still be what is meant, or stand before it.
+    if answer is not None and answer.status < 500:
         return False
-    attached.is_there(server)
+    attached.is_not_well(away=not _listening(spec.endpoint))
     return True
 
 
@@ -247,20 +273,17 @@ async def _tell_its_health(attached: Attached) -> None:
 
 async def _until_given_up(attached: Attached) -> str:
     away_since: float | None = None
-    state = ""
     while True:
         await _until_the_next_look(attached)
         spec = attached.spec()
         server = await find(spec.endpoint, within=spec.liveness.timeout, known=attached.server)
         if server is not None:
             attached.is_there(server)
-            away_since, state = None, ""
+            away_since = None
             continue
         away = not _listening(spec.endpoint)
         away_since = (away_since or boot_clock()) if away else None
-        before, state = state, "away" if away else "unwell"
-        if state != before:
-            attached.is_not_well(away=away)
+        attached.is_not_well(away=away)
         given_time = away_since is not None and boot_clock() - away_since >= RETURNS_WITHIN
         if given_time and gives_up(spec):
             return f"nobody answers at {spec.endpoint.authority} any more"

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.core.cause import Cause, Evidence, FileFact, Mending, OomKind, Seen
-from orchestrator.core.secret import is_secret_name, masked_argv
 from orchestrator.core.spec import InstanceSpec
-from orchestrator.runtime import ports
+from orchestrator.runtime import oom, ports
 from orchestrator.runtime.marks import mark_of, state_of
-from orchestrator.runtime.oom import OomWatch, available
+from orchestrator.runtime.oom import OomWatch
 from orchestrator.runtime.process import Exit, signal_name
 
 
@@ -26,8 +25,13 @@ def gather(
     lines: list[str],
     was_ready: bool,
     memory: OomWatch,
+    began: Mapping[str, str] | None = None,
 ) -> Evidence:
-    """All there is to know of a run of `spec`, just after its end."""
+    """All there is to know of a run of `spec`, just after its end.
+
+    `began` is what `marks_of` said when it began.
+    """
+    known = began or {}
     return Evidence(
         ended=str(ended),
         code=ended.code,
@@ -37,18 +41,36 @@ def gather(
         taken=_taken(spec) if ended.code else "",
         oom=_oom(ended, memory),
         peak=ended.peak,
-        available=available(memory.groups),
+        available=oom.available(memory.groups),
+        total=oom.total(),
+        limit=oom.limit(memory.groups),
         files=tuple(
-            FileFact(file.role, file.path, state_of(file.path, file.identity))
+            FileFact(file.role, file.path, state_of(file.path, known.get(file.path)))
             for file in spec.inputs
         ),
     )
 
 
-def levels(spec: InstanceSpec, cause: Cause, *, groups: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What an instance that failed for this hangs on, as the data of an event has it."""
-    paths = dict.fromkeys(_paths(spec, cause))
-    files = tuple(Seen(path, mark_of(path)) for path in paths)
+def marks_of(spec: InstanceSpec) -> dict[str, str]:
+    """The marks of the files that a run of `spec` reads, by path: to be taken as it begins."""
+    return {path: mark_of(path) for path in _read(spec)}
+
+
+def levels(
+    spec: InstanceSpec,
+    cause: Cause,
+    *,
+    groups: tuple[str, ...] = (),
+    began: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What an instance that failed for this hangs on, as the data of an event has it.
+
+    Files count as they were when the run began, as far as `began` has them: what became whole
+    between the engine's look and this one has changed since.
+    """
+    known = began or {}
+    paths = dict.fromkeys([*_read(spec), *_named(spec, cause)])
+    files = tuple(Seen(path, known.get(path) or mark_of(path)) for path in paths)
     return Mending(files, cause.memory, groups if cause.memory else ()).as_json()
 
 
@@ -68,20 +90,45 @@ def _taken(spec: InstanceSpec) -> str:
     return f"port {endpoint.port} was taken by {ports.holder(found[0])} while it started"
 
 
-_QUOTED = re.compile(r"'(/[^']+)'")
+_OUTPUTS = re.compile(r"^--?(log-file|log-dir|logdir|slot-save-path|prompt-cache)$")
+_KEPT = re.compile(r"(_CACHE|_CACHE_DIR|_LOG_FILE|_LOG_DIR|_SLOT_SAVE_PATH)$|^(HF_HOME|TMPDIR)$")
+"""Flags and variables that name what an engine writes: that changes without being mended."""
+
+_PATH = re.compile(r"""'(/[^'\n]+)'|"(/[^"\n]+)"|(?<![^\s=(])(/[^\s'":,;()]+)""")
+_LIBRARY = re.compile(r"loading shared librar(?:y|ies):? ([^/\s:]+)")
 
 
-def _paths(spec: InstanceSpec, cause: Cause) -> Iterator[str]:
-    """Every file that it reads, as far as its command, its environment or its last words tell."""
+def _read(spec: InstanceSpec) -> Iterator[str]:
+    """The files that it was resolved with, and its program."""
     for file in spec.inputs:
         yield file.path
-    env = spec.command.env.items()
-    words = [*masked_argv(spec.command.argv), *(v for name, v in env if not is_secret_name(name))]
-    for word in (*words, *_QUOTED.findall(cause.message)):
-        if os.path.isabs(word) and "\n" not in word and len(word) < 4096:
-            yield word
+    if spec.command.argv and os.path.isabs(spec.command.argv[0]):
+        yield spec.command.argv[0]
+
+
+def _named(spec: InstanceSpec, cause: Cause) -> Iterator[str]:
+    """What its last words name, but for what it writes itself."""
+    written = tuple(_written(spec))
+    for quoted in _PATH.findall(cause.message):
+        path = "".join(quoted)
+        if len(path) < 4096 and not any(_is_within(path, folder) for folder in written):
+            yield path
     if cause.reason.startswith("binary-") and spec.command.argv:
         # A library that is missing comes beside the program, or in the folder next to it.
-        program = os.path.dirname(os.path.realpath(spec.command.argv[0]))
-        yield f"{program}/"
-        yield f"{os.path.dirname(program)}/lib/"
+        folder = os.path.dirname(os.path.realpath(spec.command.argv[0]))
+        for library in _LIBRARY.findall(cause.message):
+            yield os.path.join(folder, library)
+            yield os.path.join(os.path.dirname(folder), "lib", library)
+
+
+def _written(spec: InstanceSpec) -> Iterator[str]:
+    argv = spec.command.argv
+    for at, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if _OUTPUTS.match(flag):
+            yield value if equals else "".join(argv[at + 1 : at + 2])
+    yield from (value for name, value in spec.command.env.items() if _KEPT.search(name))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return bool(folder) and (path == folder or path.startswith(folder.rstrip("/") + "/"))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from typing import Any
 
 from orchestrator.control import attachment, monitor
@@ -101,6 +101,10 @@ class Executor:
         if provisioner := self._provisioners.get(name):
             provisioner.wake()
 
+    def suspect(self, paths: Collection[str]) -> list[str]:
+        """Have files of models read that somebody found damaged; the instances that do so."""
+        return [name for name, one in self._provisioners.items() if one.suspect(paths)]
+
     def adopt(self, status: InstanceStatus, running: Process) -> None:
         """Watch a process that an earlier daemon started for this instance."""
         began = status.started_at or boot_clock()
@@ -109,9 +113,11 @@ class Executor:
         self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
 
     def attach_again(self, status: InstanceStatus) -> None:
-        """Go on with the server that an earlier daemon had attached to, if that one is still there.
+        """Go on with the server that an earlier daemon had attached to, if that one is still there
+        or may return.
 
-        Ends in `attached`; else in `detached`, and what is there now is for a start to see.
+        Ends in `attached`, or in `unready` while nobody answers there; in `detached` where it is
+        another by now, and that is for a start to see.
         """
         assert status.attached is not None, "only what was attached to can be again"
         name = status.name
@@ -121,11 +127,11 @@ class Executor:
         self._attached[name] = (attached, self._launch(self._resume(attached), f"attached {name}"))
 
     async def _resume(self, attached: Attached) -> None:
-        if await attachment.is_there_again(attached):
+        if await attachment.goes_on(attached):
             await self._watch_attached(attached)
             return
         del self._attached[attached.name]
-        message = "looked for again: what was attached to is not there any more"
+        message = "looked for again: another has the place of what was attached to"
         self._post_detached(attached.name, attached.start_id, message)
 
     @property
@@ -202,12 +208,19 @@ class Executor:
         cause = Cause(error.reason, error.message, error.hint, error.permanent)
         # Where there is no program, only somebody's server can come of a start: that is waited for.
         waits = error.reason in WAITS or not spec.command.argv
+        hangs_on: dict[str, Any] = {}
+        if not waits:
+            # A network mount that hangs must not hide that it has failed.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(monitor.EVIDENCE_WITHIN):
+                    hangs_on = await asyncio.to_thread(levels, spec, cause)
         data = {
             "start_id": start_id,
-            "permanent": error.permanent,
+            # What nobody knows how to look after has to be tried again.
+            "permanent": error.permanent and bool(hangs_on),
             "waits": waits,
             "hint": error.hint,
-            "hangs_on": {} if waits else await asyncio.to_thread(levels, spec, cause),
+            "hangs_on": hangs_on,
         }
         name = spec.name
         self._bus.post(Event(EventType.START_FAILED, name, cause.reason, cause.told, data))
@@ -330,11 +343,15 @@ class Executor:
             rows=lambda: self._rows_of(watched.name),
             pid=lambda: watched.process.ref.pid,
         )
-        with self._provisioning(served):
-            await monitor.watch(watched, bus=self._bus, logs=self._logs)
-        if self._processes.get(watched.name) is watched.process:
-            del self._processes[watched.name]
-            del self._retuned[watched.name]
+        try:
+            with self._provisioning(served):
+                await monitor.watch(watched, bus=self._bus, logs=self._logs)
+        finally:
+            # What still runs is let go of, or there for a stop, whatever went wrong.
+            gone = not watched.process.alive
+            if gone and self._processes.get(watched.name) is watched.process:
+                del self._processes[watched.name]
+                del self._retuned[watched.name]
 
     @contextlib.contextmanager
     def _provisioning(self, served: Served) -> Generator[None]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.control.bus import Bus
+from orchestrator.control.guard import going_on
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.alerts import CPU_SPAN, Measured, Sample, alerts, over_limit
 from orchestrator.core.event import Event, EventType
@@ -76,6 +77,9 @@ class Gauges:
         self._trend_due = 0.0
 
     async def run(self) -> None:
+        await going_on(self._rounds, "gauges", self._bus)
+
+    async def _rounds(self) -> None:
         while True:
             self.look()
             await asyncio.sleep(EVERY)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.control import model_work
 from orchestrator.control.model_board import NO_BYTES, Meter, size
+from orchestrator.control.model_damage import Damage, look_again, users_of
 from orchestrator.control.model_recipe import Recipe, base_of, is_made, recipe_of
 from orchestrator.control.model_work import Bench, WorkError
 from orchestrator.core.provision import (
@@ -22,22 +23,14 @@ from orchestrator.core.provision import (
     same_name,
 )
 from orchestrator.core.refusal import Refusal, Trial, after_failure
-from orchestrator.core.spec import FileIdentity, Imported, ModelSpec, Pulled
+from orchestrator.core.spec import Imported, ModelSpec, Pulled
 from orchestrator.core.status import ModelState
-from orchestrator.discovery.verify import Fault, quick_check
+from orchestrator.discovery.verify import quick_check
 from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.made import Made
 from orchestrator.runtime.ollama_server import OllamaError, OllamaUnreachableError
 
 Tags = Mapping[str, Tag]
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """What is wrong with a model, and the file that it is wrong with as that was then."""
-
-    fault: Fault
-    identity: FileIdentity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,15 @@ class Making:
     def failed(self, name: str) -> bool:
         trial = self._trials.get(name)
         return trial is not None and trial.gave_up
+
+    def is_damaged(self, name: str, damage: Damage) -> None:
+        """It is to be made anew: that is for the next round to begin, and to try again."""
+        words = f"{damage.fault.path} {damage.fault.message}"
+        self.broken[name] = damage
+        missing = ModelState.MISSING
+        self._bench.board.say(
+            name, "corrupt", words, state=missing, reason="corrupt", message=words
+        )
 
     def again(self, names: Sequence[str]) -> None:
         """Somebody asked for another try of these."""
@@ -125,7 +127,10 @@ class Making:
         )
         base = base_of(model, recipe)
         standing = tags.get(same_name(base)) if base else None
-        of = f"{recipe.mark if recipe else ''} {standing.digest if standing else ''}"
+        # Who mends a file by hand ends what was said of the last try as well.
+        damage = self.broken.get(model.name)
+        file = identity_of(damage.fault.path) if damage is not None else None
+        of = f"{recipe.mark if recipe else ''} {standing.digest if standing else ''} {file or ''}"
         if self._tried.setdefault(model.name, of) != of and model.name not in self._jobs:
             self._tried[model.name] = of
             self._trials.pop(model.name, None)
@@ -201,14 +206,14 @@ class Making:
         if bench.workshop.taken(bench.key, model.name):
             meter.words("waits: another instance with this store is at it")
         async with bench.workshop.turn(bench.key, model.name):
+            damage = await self._damage(model.name)
             tags = await self._tags()
             ground = replace(self._ground(model, tags), busy=False)
-            intact = model.name not in self.broken
-            if intact and present(model, tags, {model.name: ground}):
+            if damage is None and present(model, tags, {model.name: ground}):
                 return None
-            if intact:
+            if damage is None:
                 return await self._carry_out(step, models, tags, meter)
-            await self._clear_away(self.broken[model.name], tags)
+            await self._clear_away(damage, models, tags)
             said = await self._carry_out(step, models, await self._tags(), meter)
             await self._prove(model.name)
             return said
@@ -227,17 +232,41 @@ class Making:
             return await self._import(model, recipe, tags, meter)
         return await self._build(model, recipe, models, meter)
 
-    async def _clear_away(self, damage: Damage, tags: Tags) -> None:
-        """A damaged file is only made again once it is gone, and it goes with its last model."""
-        fault = damage.fault
-        if fault.reason != "corrupt":
+    async def _damage(self, name: str) -> Damage | None:
+        """What is wrong with it now: who has mended it by hand shall not lose it again."""
+        damage, store = self.broken.get(name), self._bench.store
+        if damage is None or store is None:
+            return damage
+        found = await look_again(store, name, damage, self._bench.workshop.whole)
+        if found is None:
+            del self.broken[name]
+        elif found.fault.reason == "unreadable":
+            message = f"{found.fault.path} {found.fault.message}"
+            raise WorkError(message, Refusal("corrupt", "later"))
+        else:
+            self.broken[name] = found
+        return found
+
+    async def _clear_away(self, damage: Damage, models: Sequence[ModelSpec], tags: Tags) -> None:
+        """A damaged file is only made again once it is gone, and it goes with its last model:
+        none of them is deleted where not all of them can be made again."""
+        fault, store = damage.fault, self._bench.store
+        if fault.reason != "corrupt" or store is None:
             return
+        users = await asyncio.to_thread(users_of, store, fault.path)
+        declared = {same_name(model.name): model.name for model in models}
+        if strangers := sorted(users - declared.keys()):
+            meaning = Refusal("corrupt", "later", "remove or mend those, then it is made again")
+            names = ", ".join(strangers)
+            raise WorkError(f"{fault.path} {fault.message}, and is used by {names}", meaning)
+        for name in (declared[user] for user in users):
+            if name not in self.broken:
+                self.is_damaged(name, damage)
         for name, other in list(self.broken.items()):
             if other.fault.path == fault.path and same_name(name) in tags:
                 await self._bench.server.delete(name)
         if await asyncio.to_thread(identity_of, fault.path) == damage.identity:
-            meaning = Refusal("corrupt", "never", "`orchestrate models verify` names them")
-            raise WorkError(f"{fault.path} {fault.message}, and other models use it", meaning)
+            raise WorkError(f"{fault.path} {fault.message}", Refusal("corrupt", "soon"))
 
     async def _prove(self, name: str) -> None:
         """What was damaged is whole now."""

@@ -40,6 +40,8 @@ class Calls:
         self._event = asyncio.Event()
         self.asked = False
         """Somebody wants it; else something of our own has ended."""
+        self.suspected: set[str] = set()
+        """Blobs, by path, that somebody has read and found damaged."""
 
     def nudge(self) -> None:
         self._event.set()
@@ -75,8 +77,10 @@ class Upkeep:
         self._bug = bug
         self._making = Making(bench, nudge=calls.nudge, bug=bug)
         self._memory = Memory(bench, nudge=calls.nudge, bug=bug)
-        self._verifying = Verifying(bench, self._making, nudge=calls.nudge, bug=bug)
-        self._dropping = Dropping(bench, self._memory, nudge=calls.nudge, bug=bug)
+        self._verifying = Verifying(
+            bench, self._making, calls.suspected, nudge=calls.nudge, bug=bug
+        )
+        self._dropping = Dropping(bench, self._memory, holds=holds, nudge=calls.nudge, bug=bug)
         self._tags: dict[str, Tag] = {}
         self._tags_due = 0.0
         self._make_due = 0.0
@@ -144,9 +148,7 @@ class Upkeep:
             self._make_due = 0.0
         await self._look_at_memory()
         self._say_vanished(holds.models)
-        self._dropping.begin(
-            [name for name in gone if not self._making.busy(name)], holds, self._tags
-        )
+        self._dropping.begin([name for name in gone if not self._making.busy(name)], self._tags)
         pause = await self._act(holds, rows)
         if self._asked:
             self._asked = False

@@ -12,11 +12,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.control.model_making import Damage, Making
+from orchestrator.control.model_damage import damage_of, read_whole
+from orchestrator.control.model_making import Making
 from orchestrator.control.model_work import Bench
 from orchestrator.core.spec import FileIdentity
-from orchestrator.core.status import ModelState
-from orchestrator.discovery.verify import Check, Fault, Glance, Tally, confirm, glance
+from orchestrator.discovery.verify import Check, Fault, Glance, glance
 from orchestrator.runtime.files import identity_of
 
 
@@ -27,12 +27,15 @@ class Verifying:
         self,
         bench: Bench,
         making: Making,
+        suspected: set[str],
         *,
         nudge: Callable[[], None],
         bug: Callable[[str], None],
     ) -> None:
         self._bench = bench
         self._making = making
+        self._suspected = suspected
+        """Blobs that somebody says are damaged: whatever they look like, they are read."""
         self._nudge = nudge
         self._bug = bug
         self._last: float | None = None
@@ -54,11 +57,13 @@ class Verifying:
         All are looked at as soon as there are some, and each when it has come: a change is seen
         by what was before it.
         """
-        if interval is None or self._bench.store is None or not names:
+        if self._bench.store is None or not names or (interval is None and not self._suspected):
             return None
         if self._task is not None and not self._task.done():
             return None
-        left = 0.0 if self._last is None else self._last + interval - time.monotonic()
+        left = 0.0
+        if self._last is not None and interval is not None and not self._suspected:
+            left = self._last + interval - time.monotonic()
         new = [name for name in names if name not in self._seen]
         if left > 0 and not new:
             return left
@@ -81,23 +86,28 @@ class Verifying:
         assert store is not None, "only a store that is known is looked at"
         whole: dict[str, FileIdentity] = {}
         found = False
+        suspected = frozenset(self._suspected)
         for name in names:
             seen = await asyncio.to_thread(glance, store, name)
-            fault = seen.fault or await self._changed(seen, whole)
+            fault = seen.fault or await self._changed(seen, whole, suspected)
             if fault is not None and fault.reason != "unreadable" and not self._making.busy(name):
-                await self._tell(name, fault)
+                self._making.is_damaged(name, await damage_of(fault))
                 found = True
+        self._suspected -= suspected
         self._bench.workshop.whole.add(whole)
         if found:
             self._nudge()
 
-    async def _changed(self, seen: Glance, whole: dict[str, FileIdentity]) -> Fault | None:
-        """What is wrong with a model's blobs that are not the files that they were. Those that are
-        well are added to `whole`."""
+    async def _changed(
+        self, seen: Glance, whole: dict[str, FileIdentity], suspected: frozenset[str]
+    ) -> Fault | None:
+        """What is wrong with a model's blobs that are not the files that they were, or are
+        `suspected`. Those that are well are added to `whole`."""
         for check in seen.blobs:
             path, identity = check.path, seen.seen[check.path]
             known = whole.get(path) or self._bench.workshop.whole.find(path)
-            if known is not None and known != identity:
+            changed = known is not None and known != identity
+            if changed or (path in suspected and path not in whole):
                 fault = await self._read(check, identity)
                 if await asyncio.to_thread(identity_of, path) != identity:
                     # Somebody writes to it right now: the next look sees what has come of that.
@@ -112,19 +122,4 @@ class Verifying:
         bad = self._bad.get(check.path)
         if bad is not None and bad[0] == identity:
             return bad[1]
-        # A thread cannot be cancelled: it is told to stop, and looks after each chunk.
-        tally = Tally()
-        try:
-            return await asyncio.to_thread(confirm, check, tally)
-        finally:
-            tally.stopped.set()
-
-    async def _tell(self, name: str, fault: Fault) -> None:
-        """It is to be made anew: that is for the next round to begin, and to try again."""
-        words = f"{fault.path} {fault.message}"
-        identity = await asyncio.to_thread(identity_of, fault.path)
-        self._making.broken[name] = Damage(fault, identity)
-        missing = ModelState.MISSING
-        self._bench.board.say(
-            name, "corrupt", words, state=missing, reason="corrupt", message=words
-        )
+        return await read_whole(check)

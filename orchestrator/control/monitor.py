@@ -10,12 +10,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
 from orchestrator.control.bus import Bus
-from orchestrator.control.evidence import gather, levels
+from orchestrator.control.evidence import gather, levels, marks_of
 from orchestrator.control.health import HEALTHY, Silence, health
 from orchestrator.control.inference import InferenceProbe, Reports
 from orchestrator.core.cause import Cause, Evidence, condemned, judge
@@ -67,24 +67,29 @@ class Watched:
 
 async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:
     """Until the process has ended, group and all. The last thing posted is `exited`."""
+    # Before the engine has read much of it: what changes from now on has changed meanwhile.
+    began = asyncio.create_task(asyncio.to_thread(marks_of, watched.spec()))
     probing = asyncio.create_task(_probe(watched, bus, logs), name=f"probe {watched.name}")
     try:
-        status = await watched.process.ended()
+        status = await _ended(watched, bus)
+    except BaseException:
+        began.cancel()
+        raise
     finally:
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
-    lines = last_lines(logs, watched.name, LINES_READ)
-    cause, hangs_on = await _why(watched, status, lines)
+    lines = _said(watched, bus, logs)
+    cause, hangs_on = await _why(watched, status, lines, began, bus)
     # Of what was condemned it is known why it had to end; how it took that says no more.
-    permanent = cause.permanent and not watched.condemned.is_set()
+    had_to = watched.condemned.is_set()
     data = {
         "start_id": watched.start_id,
         "ended": str(status),
         "exit_code": status.code,
         "signal": status.signal,
         "log": lines[-LINES_SHOWN:],
-        "permanent": permanent,
-        "waits": cause.waits,
+        "permanent": cause.permanent and not had_to,
+        "waits": cause.waits and not had_to,
         "hint": cause.hint,
         "hangs_on": hangs_on,
     }
@@ -92,23 +97,56 @@ async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:
     return status
 
 
-async def _why(watched: Watched, ended: Exit, lines: list[str]) -> tuple[Cause, dict[str, Any]]:
-    """The cause of its end, and what another try hangs on."""
-    spec = watched.spec()
+async def _ended(watched: Watched, bus: Bus) -> Exit:
+    """How it ended, once all of its group is gone."""
+    told = False
+    while True:
+        try:
+            return await watched.process.ended()
+        except Exception as error:  # noqa: BLE001 - a scarcity that passes must not hide an end
+            if not told:
+                bus.post(Event(EventType.BUG, watched.name, message=f"end its group: {error!r}"))
+            told = True
+            await asyncio.sleep(PROGRESS_EVERY)
 
-    def look() -> tuple[Cause, dict[str, Any]]:
-        was_ready = watched.was_ready or watched.ready.is_set()
-        evidence = gather(spec, ended, lines=lines, was_ready=was_ready, memory=watched.memory)
+
+def _said(watched: Watched, bus: Bus, logs: Logs) -> list[str]:
+    """The end of its log; nothing where that cannot be read."""
+    try:
+        return last_lines(logs, watched.name, LINES_READ)
+    except Exception as error:  # noqa: BLE001 - its end has to be told whatever happens
+        bus.post(Event(EventType.BUG, watched.name, message=f"read its log: {error!r}"))
+        return []
+
+
+async def _why(
+    watched: Watched,
+    ended: Exit,
+    lines: list[str],
+    began: asyncio.Task[dict[str, str]],
+    bus: Bus,
+) -> tuple[Cause, dict[str, Any]]:
+    """The cause of its end, and what another try hangs on. Never fails: the end has to be told."""
+    spec, memory = watched.spec(), watched.memory
+    was_ready = watched.was_ready or watched.ready.is_set()
+
+    def look(marks: dict[str, str]) -> tuple[Cause, dict[str, Any]]:
+        evidence = gather(spec, ended, lines=lines, was_ready=was_ready, memory=memory, began=marks)
         cause = judge(evidence)
-        return cause, levels(spec, cause, groups=watched.memory.groups)
+        return cause, levels(spec, cause, groups=memory.groups, began=marks)
 
     try:
         # A network mount that hangs must not hide that the process is gone.
         async with asyncio.timeout(EVIDENCE_WITHIN):
-            return await asyncio.to_thread(look)
+            return await asyncio.to_thread(look, await began)
     except TimeoutError:
-        signal = signal_name(ended.signal) if ended.signal is not None else ""
-        return judge(Evidence(str(ended), ended.code, signal, tuple(lines))), {}
+        pass
+    except Exception as error:  # noqa: BLE001 - its end has to be told whatever happens
+        bus.post(Event(EventType.BUG, watched.name, message=f"look for the cause: {error!r}"))
+    signal = signal_name(ended.signal) if ended.signal is not None else ""
+    bare = judge(Evidence(str(ended), ended.code, signal, tuple(lines), was_ready))
+    # What nobody knows how to look after has to be tried again.
+    return replace(bare, permanent=False), {}
 
 
 async def _probe(watched: Watched, bus: Bus, logs: Logs) -> None:

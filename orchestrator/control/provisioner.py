@@ -7,7 +7,7 @@ now, and what the server says that it has. It posts what it sees and does as `mo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from orchestrator.control.bus import Bus
@@ -61,6 +61,16 @@ class Provisioner:
         """Something else is declared, or somebody asked for another try."""
         self._calls.asked = True
         self._calls.nudge()
+
+    def suspect(self, paths: Collection[str]) -> bool:
+        """Read these files, if they are in the store of this server: somebody has found them
+        damaged. False when they are not, or cannot be looked at from here."""
+        store = self._holds().store if self._served.managed else ""
+        mine = {path for path in paths if store and path.startswith(f"{store}/")}
+        self._calls.suspected |= mine
+        if mine:
+            self._calls.nudge()
+        return bool(mine)
 
     async def keep(self) -> None:
         """Until cancelled, which ends what is under way on the server, too."""

@@ -66,4 +66,4 @@ class Workshop:
         desired = self._desired()
         if desired is None:
             return True
-        return kept_by(name, store, [*desired.values(), *in_use(self._observed())]) is not None
+        return kept_by(name, store, in_use(desired, self._observed())) is not None

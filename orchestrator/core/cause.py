@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orchestrator.core.cause_table import KINDS, RULES, SENT, SIGNALS, Rule
@@ -22,6 +22,9 @@ LAST_WORDS = 20
 
 MARGIN = 1.1
 """What was not enough, and a little more, is what is waited for."""
+
+NEARLY_ALL = 0.9
+"""Of what there is at all: more will never be free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class Evidence:
 
     `ended` is that in words, `signal` a name such as `SIGKILL`, `lines` are of this run alone.
     `taken` tells who took its port while it started. `oom` is whose memory ran out when the kernel
-    killed it. `peak` and `available` are bytes: the most that it had, and what there is now that
-    it is gone; 0 where that is not known.
+    killed it. `peak`, `available`, `total` and `limit` are bytes: the most that it had, what there
+    is now that it is gone, what the machine has in all, and the limit of its control group; 0 where
+    that is not known.
     """
 
     ended: str
@@ -52,6 +56,8 @@ class Evidence:
     oom: OomKind = ""
     peak: int = 0
     available: int = 0
+    total: int = 0
+    limit: int = 0
     files: tuple[FileFact, ...] = ()
 
 
@@ -110,6 +116,14 @@ class Mending:
 
 def judge(evidence: Evidence) -> Cause:
     """The cause of an end that nobody asked for."""
+    cause = _judged(evidence)
+    if any(file.state == "changed" for file in evidence.files):
+        # Nobody can say what of it was read: before it changed, or in the middle of that.
+        return replace(cause, permanent=False)
+    return cause
+
+
+def _judged(evidence: Evidence) -> Cause:
     if evidence.oom:
         return _out_of_memory(evidence, _KILLED_FOR[evidence.oom], "", held=evidence.peak)
     if evidence.signal in SENT:
@@ -179,6 +193,10 @@ def _told(evidence: Evidence, line: str) -> str:
     return f"{evidence.ended}: {line}" if line and evidence.code != 0 else evidence.ended
 
 
+_NOT_RUN = (126, 127)
+"""Codes by which a shell says that it could not run a program."""
+
+
 def _first_match(rule: Rule, evidence: Evidence) -> str:
     """The line that the rule is about; empty when there is none."""
     if evidence.code == 0 or (evidence.was_ready and not rule.any_time):
@@ -186,6 +204,8 @@ def _first_match(rule: Rule, evidence: Evidence) -> str:
     # Memory that was refused may have been done without: then that was said long ago.
     near = evidence.was_ready or rule.any_time
     lines = evidence.lines[-LAST_WORDS:] if near else evidence.lines
+    if rule.last and evidence.code not in _NOT_RUN:
+        lines = lines[-1:]
     return next((line for line in lines if rule.matches(line)), "")
 
 
@@ -202,7 +222,9 @@ def _by_rule(rule: Rule, line: str, evidence: Evidence) -> Cause:
         reason, what = broken
         return _of(reason, f"{what}; {told}")
     message = f"{rule.what}; {told}" if rule.what else told
-    return _of(rule.reason, message, hint=rule.hint, permanent=rule.permanent)
+    cause = _of(rule.reason, message, hint=rule.hint, permanent=rule.permanent)
+    # That its own port is free again can only be seen where that was seen taken.
+    return replace(cause, waits=False)
 
 
 def _taken(evidence: Evidence, told: str) -> Cause:
@@ -237,7 +259,7 @@ def _out_of_memory(evidence: Evidence, what: str, line: str, *, held: int) -> Ca
 
     What was ready before is worth another try at any rate: there was enough once.
     """
-    needed = int(held * MARGIN)
+    needed = _needed(evidence, held)
     short = 0 < evidence.available < needed and not evidence.was_ready
     amount = ""
     if short:
@@ -245,6 +267,16 @@ def _out_of_memory(evidence: Evidence, what: str, line: str, *, held: int) -> Ca
     message = f"{what}; {_told(evidence, line)}{amount}"
     hint = hint_of("out-of-memory")
     return Cause("out-of-memory", message, hint, permanent=short, memory=needed if short else 0)
+
+
+def _needed(evidence: Evidence, held: int) -> int:
+    """What to wait for: never more than can come to be, for `held` counts what others share too."""
+    needed = int(held * MARGIN)
+    if evidence.total and needed > evidence.total:
+        needed = int(evidence.total * NEARLY_ALL)
+    most = int(evidence.limit * NEARLY_ALL)
+    # Had it the group for itself, then only a higher limit helps, and that may come.
+    return most if evidence.available < most < evidence.limit < needed else needed
 
 
 _SIZES = (

@@ -131,7 +131,8 @@ class Rule:
     """Lines that hold `says` and not `but` (regular expressions) mean `reason`.
 
     `what` says it in plain words where the line does not. `any_time`: it is believed of a run that
-    had become ready too. `memory` is whose.
+    had become ready too. `last`: only as the very last line, or from a shell that could not run a
+    program; anywhere else it is said in passing. `memory` is whose.
     """
 
     reason: str
@@ -141,6 +142,7 @@ class Rule:
     but: str = ""
     permanent: bool | None = None
     any_time: bool = False
+    last: bool = False
     memory: Literal["", "host", "gpu"] = ""
     _says: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
@@ -176,9 +178,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         reason="binary-incompatible",
-        says=r"cannot execute binary file|Exec format error"
-        r"|xllamacpp cannot be loaded|No module named ",
+        says=r"cannot execute binary file|Exec format error|xllamacpp cannot be loaded",
     ),
+    Rule(reason="binary-incompatible", says=r"No module named ", last=True),
     Rule(
         reason="binary-missing",
         says=r"^/usr/bin/env: .*No such file|(^|: )exec: .*not found$",
@@ -257,7 +259,7 @@ RULES: tuple[Rule, ...] = (
     # --- what else it may not --------------------------------------------------------------------
     Rule(
         reason="permission",
-        says=r"^Error: .*(permission denied|not a directory|read-only file system)"
-        r"|: Permission denied$",
+        says=r"^Error: .*(permission denied|not a directory|read-only file system)",
     ),
+    Rule(reason="permission", says=r": Permission denied$", last=True),
 )

@@ -287,9 +287,16 @@ def _failed_once(
 
 
 def _mended(status: InstanceStatus, event: Event) -> InstanceStatus:
-    """What it failed for, or waits for, is otherwise now: that is a new beginning."""
+    """What it failed for, or waits for, is otherwise now: that is a new beginning.
+
+    But not where it is memory: how much is enough is only guessed, so such tries count.
+    """
     if status.phase not in (Phase.FAILED, Phase.BACKOFF):
         return status
+    if status.phase is Phase.FAILED and status.spec.restart.policy == "never":
+        return status
+    if event.data.get("memory"):
+        return _has_memory(status, event) if status.phase is Phase.FAILED else status
     return replace(
         status,
         phase=Phase.STOPPED,
@@ -299,6 +306,20 @@ def _mended(status: InstanceStatus, event: Event) -> InstanceStatus:
         failures=(),
         streak=0,
         retry_at=None,
+        mending=None,
+    )
+
+
+def _has_memory(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """One more try, after the pause that its failures call for."""
+    streak, policy = max(status.streak - 1, 0), status.spec.restart
+    delay = delay_before(streak, was_ready=False, policy=policy, seed=status.start_id)
+    return replace(
+        status,
+        phase=Phase.BACKOFF,
+        message=event.message,
+        since=event.time,
+        retry_at=event.at + delay,
         mending=None,
     )
 

@@ -7,7 +7,7 @@ submitting one moves the phase (`starting`, `stopping`) before the next plan is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -26,7 +26,7 @@ from orchestrator.core.drift import (
 from orchestrator.core.gate import Gate, Waiting, awaiting, overlaps, promised
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
-from orchestrator.core.shared_store import in_use
+from orchestrator.core.shared_store import returning
 from orchestrator.core.spec import Awaited, Desired, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
@@ -97,7 +97,7 @@ def make_plan(
     `budget` is the memory that there is; None starts everything, whether it fits or not.
     """
     waiting: dict[str, Waiting] = {}
-    beside = [*desired.values(), *in_use(observed)]
+    beside = [*desired.values(), *returning(desired, observed)]
     gate = Gate(desired, observed, budget)
     wakes: list[float] = []
     leaving = [status for name, status in observed.items() if name not in desired]
@@ -106,9 +106,7 @@ def make_plan(
     actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
     for name, spec in desired.items():
         status = observed.get(name)
-        action = (
-            _start_new(spec) if status is None else _adjust(spec, status, now, desired, beside)
-        )
+        action = _start_new(spec) if status is None else _adjust(spec, status, now, desired, beside)
         waits = _waits(action, status, desired, gate)
         if waits is not None:
             waiting[name] = waits

@@ -14,8 +14,17 @@ from orchestrator.core.drift import origin_words
 from orchestrator.core.modelfile import absolute, looks_like_a_path
 from orchestrator.core.modelfile_text import ModelfileError, read_instructions
 from orchestrator.core.provision import same_name
-from orchestrator.core.spec import Built, Copied, Imported, InstanceSpec, ModelOrigin, ModelSpec
-from orchestrator.core.status import Observed, Phase
+from orchestrator.core.rollback import is_rejected
+from orchestrator.core.spec import (
+    Built,
+    Copied,
+    Desired,
+    Imported,
+    InstanceSpec,
+    ModelOrigin,
+    ModelSpec,
+)
+from orchestrator.core.status import SERVING, Observed, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +42,25 @@ def store_of(spec: InstanceSpec) -> str:
     return spec.holds.store if spec.holds is not None and spec.attach != "only" else ""
 
 
-def in_use(observed: Observed) -> Iterator[InstanceSpec]:
-    """What runs, whatever is declared by now, and what an instance on its way to a change would
-    return to: their models are not for another instance with the folder to delete."""
-    for status in observed.values():
-        yield status.spec
-        if status.fallback is not None and status.phase not in (Phase.READY, Phase.UNREADY):
-            yield status.fallback
+def returning(desired: Desired, observed: Observed) -> Iterator[InstanceSpec]:
+    """What instances were brought back to, or would be if the change that is under way failed:
+    another instance with the folder must not delete their models, whatever is declared by now."""
+    for name, want in desired.items():
+        status = observed.get(name)
+        if status is not None and status.fallback is not None:
+            settled = status.phase in (Phase.READY, Phase.UNREADY)
+            if not settled or is_rejected(want, status):
+                yield status.fallback
+
+
+def in_use(desired: Desired, observed: Observed) -> Iterator[InstanceSpec]:
+    """All specs whose models are wanted: what is declared, what is returned to, and what runs
+    until its successor can be started. What leaves, or is being replaced, wants nothing."""
+    yield from desired.values()
+    yield from returning(desired, observed)
+    for name, status in observed.items():
+        if name in desired and status.phase in SERVING:
+            yield status.spec
 
 
 def clashes(spec: InstanceSpec, others: Iterable[InstanceSpec]) -> Iterator[Clash]:

@@ -7,7 +7,6 @@ import os
 import stat
 
 from orchestrator.core.cause import FileState
-from orchestrator.core.spec import FileIdentity
 
 
 def mark_of(path: str) -> str:
@@ -28,8 +27,8 @@ def mark_of(path: str) -> str:
     return f"file {seen.st_ino} {seen.st_size} {seen.st_mtime_ns} {_rights(path)}"
 
 
-def state_of(path: str, known: FileIdentity | None) -> FileState:
-    """How a file is that a process was to read; `known` is what it was when that began."""
+def state_of(path: str, known: str | None) -> FileState:
+    """How a file is that a process was to read; `known` is its mark when that began."""
     try:
         seen = os.stat(path)
     except PermissionError:
@@ -40,8 +39,7 @@ def state_of(path: str, known: FileIdentity | None) -> FileState:
         return "folder"
     if not os.access(path, os.R_OK):
         return "unreadable"
-    now = FileIdentity(seen.st_size, seen.st_mtime_ns, seen.st_ino)
-    return "there" if known is None or known == now else "changed"
+    return "there" if known is None or known == mark_of(path) else "changed"
 
 
 def _nearest(path: str) -> str:

@@ -123,6 +123,25 @@ def _count(group: str) -> _Count:
     )
 
 
+_ACCOUNTS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use, and what of that is easily given up: version 2 and version 1."""
+
+
+def total() -> int:
+    """Bytes of memory that the machine has; 0 where that cannot be read."""
+    return _numbers("/proc/meminfo").get("MemTotal:", 0) * 1024
+
+
+def limit(groups: Iterable[str]) -> int:
+    """The lowest limit of these groups in bytes; 0 where none limits more than the machine does."""
+    named = (_number(f"{group}/{name}") for group in groups for name, *_ in _ACCOUNTS)
+    lowest = min((most for most in named if most is not None), default=0)
+    return lowest if lowest < total() else 0
+
+
 def available(groups: Iterable[str]) -> int:
     """Bytes that are free, or can be made so, within the machine and all of these groups.
 
@@ -130,11 +149,8 @@ def available(groups: Iterable[str]) -> int:
     """
     free = _numbers("/proc/meminfo").get("MemAvailable:", 0) * 1024
     for group in groups:
-        for limit, usage, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            most, used = _number(f"{group}/{limit}"), _number(f"{group}/{usage}")
+        for most_of, usage, cache in _ACCOUNTS:
+            most, used = _number(f"{group}/{most_of}"), _number(f"{group}/{usage}")
             if most is not None and used is not None:
                 spare = _numbers(f"{group}/memory.stat").get(cache, 0)
                 free = min(free, max(most - used + spare, 0))

@@ -145,6 +145,7 @@ async def api(folder: Path) -> AsyncGenerator[Api]:
             describe=lambda: {"pid": 1},
             notes=list,
         ),
+        suspect=lambda paths: [f"has {path}" for path in paths],
         down=noted("down"),
         leave=noted("leave"),
     )

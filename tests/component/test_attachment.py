@@ -690,7 +690,8 @@ def test_a_stop_that_comes_while_it_is_looked_for_again(
     play(scene())
 
 
-def test_another_daemon_starts_ours_where_it_is_gone_by_then(
+@pytest.mark.usefixtures("impatient")
+def test_another_daemon_starts_ours_where_it_is_gone_for_good(
     tmp_path: Path, theirs: Server, our: InstanceSpec
 ) -> None:
     async def scene() -> None:
@@ -700,8 +701,66 @@ def test_another_daemon_starts_ours_where_it_is_gone_by_then(
         theirs.end()
         async with daemon(tmp_path) as made:
             made.take_over()
+            gone = await made.until_phase(Phase.UNREADY)
+            assert gone.reason == "gone"
             ready = await made.until(lambda o: o.phase is Phase.READY and o.managed)
             assert (ready.restarts, ready.failures) == (0, ())
+            assert made.told().count(("unready", "gone")) == 1
+
+    play(scene())
+
+
+def test_a_service_that_restarts_while_the_daemon_does_is_waited_for(
+    tmp_path: Path,
+    theirs: Server,
+    our: InstanceSpec,
+    ollama: str,
+    port: int,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attachment, "RETURNS_WITHIN", 600.0)
+    monkeypatch.setattr(attachment, "LOOK_AGAIN", 0.05)
+
+    async def scene() -> None:
+        async with daemon(tmp_path, ends=False) as made:
+            made.want(with_a_model(our, model))
+            first = await made.until(rested)
+        theirs.end()
+        async with daemon(tmp_path) as made:
+            made.take_over()
+            await made.until_phase(Phase.UNREADY)
+            with running_ollama(tmp_path / "theirs", port, binary=ollama) as server:
+                back = await made.until_phase(Phase.READY)
+                assert back.attached is not None
+                assert (back.attached.pid, back.start_id) == (server.pid, first.start_id)
+                assert ("attached", "back") in made.told()
+                assert "detached" not in dict(made.told())
+                await made.until(lambda _: made.reconciler.state.converged)
+                made.want()
+                await made.until_nothing()
+
+    play(scene())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_another_kind_of_server_in_its_place_is_not_waited_for_and_a_silent_one_is(
+    tmp_path: Path, our: InstanceSpec, port: int, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachment, "FIRST_ANSWER", 0.5)
+
+    async def scene() -> None:
+        async with of_version("1.0").on(port) as stranger:
+            async with daemon(tmp_path, ends=False) as made:
+                made.want(our)
+                await made.until_phase(Phase.READY)
+            stranger.body, stranger.hangs = "<html>", not answers
+            async with daemon(tmp_path) as made:
+                made.take_over()
+                now = await made.until(lambda o: o.phase in (Phase.BACKOFF, Phase.UNREADY))
+                assert now.reason == ("port-taken" if answers else "unhealthy")
+                stranger.body, stranger.hangs = '{"version": "1.0"}', False
+                await made.until_phase(Phase.READY)
 
     play(scene())
 

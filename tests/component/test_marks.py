@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.marks import mark_of, state_of
 
 
@@ -57,7 +56,7 @@ def test_how_a_file_is_that_was_to_be_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     assert state_of(str(path), None) == "missing"
     path.write_text("a")
-    known = identity_of(str(path))
+    known = mark_of(str(path))
     assert state_of(str(path), known) == "there"
     path.write_text("ab")
     assert state_of(str(path), known) == "changed"

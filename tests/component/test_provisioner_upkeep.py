@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from models.make_tiny import write_tiny
-from orchestrator.control import model_upkeep
+from orchestrator.control import model_dropping, model_upkeep
 from orchestrator.control.workshop import Workshop
 from orchestrator.core import residency
 from orchestrator.core.provision import lacking
+from orchestrator.core.refusal import backoff
 from orchestrator.core.spec import (
     Command,
     Copied,
@@ -25,9 +27,9 @@ from orchestrator.core.spec import (
     Pulled,
 )
 from orchestrator.core.status import ModelState
-from orchestrator.runtime.ollama_server import OllamaServer, OllamaUnreachableError
+from orchestrator.runtime.ollama_server import OllamaError, OllamaServer, OllamaUnreachableError
 from tests.keeping import built, imported, keeping, play, port, runners
-from tests.ollama_world import Server, generate, ps, remove, running_ollama, tags, unload
+from tests.ollama_world import Server, ask, generate, ps, remove, running_ollama, tags, unload
 from tests.registry import Registry, padded
 
 pytestmark = pytest.mark.ollama
@@ -245,6 +247,66 @@ def test_what_another_instance_with_the_store_declares_is_not_deleted(
     play(scene())
 
 
+def test_a_prune_that_is_taken_back_meanwhile_deletes_nothing(
+    server: Server, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, unloads, go = OllamaServer.unload, asyncio.Event(), asyncio.Event()
+
+    async def slow(self: OllamaServer, name: str) -> None:
+        unloads.set()
+        await go.wait()
+        await real(self, name)
+
+    monkeypatch.setattr(OllamaServer, "unload", slow)
+
+    async def scene() -> None:
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("one:latest", model), prune=True)
+            await kept.until_row("one:latest", state=ModelState.PRESENT)
+            kept.declare(prune=True)
+            await kept.until(unloads.is_set)
+            kept.declare(prune=False)
+            go.set()
+            await kept.until(lambda: "gone" in kept.told("one:latest"))
+        assert set(tags(server.port)) == {"one:latest"}
+
+    play(scene())
+
+
+def test_a_server_that_does_not_delete_is_asked_less_and_less_and_it_is_said_once(
+    server: Server, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, pauses, refuses = OllamaServer.delete, list[float](), True
+
+    async def delete(self: OllamaServer, name: str) -> None:
+        if refuses:
+            raise OllamaError("permission denied")
+        await real(self, name)
+
+    def quick(failures: int) -> float:
+        pauses.append(backoff(failures))
+        return 0.01
+
+    monkeypatch.setattr(OllamaServer, "delete", delete)
+    monkeypatch.setattr(model_dropping, "backoff", quick)
+
+    async def scene() -> None:
+        nonlocal refuses
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(imported("one:latest", model), prune=True)
+            await kept.until_row("one:latest", state=ModelState.PRESENT)
+            kept.declare(prune=True)
+            await kept.until(lambda: len(pauses) >= 4)
+            assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
+            row = await kept.until_row("one:latest", state=ModelState.FAILED)
+            assert "permission denied" in row.message
+            refuses = False
+            await kept.until(lambda: kept.told("one:latest") == ["made", "failed", "gone"])
+        assert set(tags(server.port)) == set()
+
+    play(scene())
+
+
 # --- damage ------------------------------------------------------------------------------------
 
 
@@ -386,6 +448,60 @@ def test_damage_of_a_blob_that_declared_models_share_is_mended_in_all_of_them(
                 await kept.until(lambda one=one: "corrupt" in kept.told(one.name))
                 await kept.until_row(one.name, state=ModelState.PRESENT)
             assert blob.read_bytes() == model.read_bytes()
+
+    play(scene())
+
+
+def test_a_damaged_blob_that_others_use_costs_no_model_and_who_mends_it_is_believed(
+    server: Server, tmp_path: Path, model: Path, registry: Registry
+) -> None:
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(ModelSpec(name, Pulled(insecure=True)), verify=0.2)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            blob = weights(server, model)
+            await kept.until(lambda: kept.workshop.whole.find(str(blob)))
+            ask(server.port, "/api/copy", {"source": name, "destination": "mine:latest"})
+            damage(blob)
+            row = await kept.until_row(name, state=ModelState.FAILED)
+            assert "is used by mine:latest" in row.message
+            assert set(tags(server.port)) == {name, "mine:latest"}
+
+            mended = tmp_path / "mended"
+            shutil.copyfile(model, mended)
+            mended.rename(blob)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            assert kept.told(name) == ["pulled", "corrupt", "failed"]
+        assert set(tags(server.port)) == {name, "mine:latest"}
+
+    play(scene())
+
+
+def test_what_was_mended_before_its_turn_is_not_deleted(
+    server: Server, tmp_path: Path, model: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: OllamaServer, name: str) -> None:
+        del self
+        raise AssertionError(f"{name} is deleted")
+
+    monkeypatch.setattr(OllamaServer, "delete", never)
+
+    async def scene() -> None:
+        name = registry.push("lib/m", model)
+        async with keeping(server, tmp_path) as kept:
+            kept.declare(ModelSpec(name, Pulled(insecure=True)), verify=0.2)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            blob = weights(server, model)
+            await kept.until(lambda: kept.workshop.whole.find(str(blob)))
+            async with kept.workshop.turn(str(server.store), name):
+                damage(blob)
+                await kept.until(lambda: "corrupt" in kept.told(name))
+                mended = tmp_path / "mended"
+                shutil.copyfile(model, mended)
+                mended.rename(blob)
+            await kept.until_row(name, state=ModelState.PRESENT)
+            assert kept.told(name) == ["pulled", "corrupt"]
 
     play(scene())
 

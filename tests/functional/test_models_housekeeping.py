@@ -540,3 +540,23 @@ def test_stores_that_profiles_name_are_looked_into(
     assert shown["path"].startswith(str(machine.folder / "other"))
     verified = machine.run("models", "verify", "tiny:latest", "--json").json
     assert verified["bytes_read"] > machine.model.stat().st_size
+
+
+def test_damage_of_a_running_instances_model_is_mended_by_it(ollama_world: OllamaWorld) -> None:
+    """Found by hand, without `verify:`: the instance makes it again of what it was made of."""
+    world = ollama_world
+    made = {"name": "mine", "gguf": str(world.model)}
+    world.run("apply", world.ollamas({"o": {"models": [made]}}))
+    size = world.model.stat().st_size
+    blob = next(p for p in (world.store / "blobs").iterdir() if p.stat().st_size == size)
+    content = blob.read_bytes()
+    # Not in place: it may be the very file that it was made of.
+    blob.unlink()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    ran = world.run("models", "verify", "--json", ok=False)
+    assert (ran.code, ran.json["instances"]) == (1, ["o"])
+    world.until(lambda: blob.exists() and blob.read_bytes() == content, "it is whole again")
+    world.until_converged()
+    reasons = [e["reason"] for e in world.events("o") if e["type"] == "model"]
+    assert "corrupt" in reasons
+    assert world.run("models", "verify").code == 0

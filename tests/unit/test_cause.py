@@ -32,7 +32,8 @@ def test_a_recorded_end_is_understood(path: Path) -> None:
     cause = judge(evidence)
     assert cause.reason == path.name.split(".")[0]
     assert cause.permanent == (cause.reason in PERMANENT)
-    assert cause.waits == (cause.reason == "port-taken")
+    # The engine's word alone does not say which port it is about.
+    assert cause.waits == ("taken" in facts)
     # Its own words are in the message, wherever it had any.
     assert facts.get("says", "") in cause.message
     assert evidence.ended in cause.message
@@ -140,6 +141,56 @@ def test_whoever_took_the_port_is_named() -> None:
     # But one with a flag that nobody knows would not have come up on another port either.
     flag = ("error: invalid argument: --x",)
     assert judge(replace(evidence, lines=flag)).reason == "bad-flag"
+
+
+def test_an_address_in_use_is_waited_for_only_where_its_own_port_is_seen_taken() -> None:
+    evidence = Evidence("exited with code 1", 1, lines=("bind: Address already in use",))
+    cause = judge(evidence)
+    assert (cause.reason, cause.waits, cause.permanent) == ("port-taken", False, False)
+    assert judge(replace(evidence, taken="port 8080 was taken by pid 7")).waits
+
+
+def test_what_changed_while_it_was_read_is_worth_another_try() -> None:
+    files = (FileFact("model", "/m.gguf", "there"),)
+    evidence = Evidence("exited with code 1", 1, lines=("failed to read magic",), files=files)
+    assert judge(evidence).permanent
+    changed = judge(replace(evidence, files=(FileFact("model", "/m.gguf", "changed"),)))
+    assert (changed.reason, changed.permanent) == ("model-unreadable", False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "warn: failed to set process priority: Permission denied",
+        "plugin: No module named 'numa'",
+    ],
+)
+def test_a_word_in_passing_is_not_why_it_ended(line: str) -> None:
+    evidence = Evidence("exited with code 1", 1, lines=(line, "a passing fault"))
+    assert (judge(evidence).reason, judge(evidence).permanent) == ("crashed", False)
+    # As its very last word it is; and a shell says by its code that it could not run a program.
+    assert judge(replace(evidence, lines=("a passing fault", line))).permanent
+    assert judge(replace(evidence, code=126)).permanent
+
+
+GIB = 1 << 30
+
+
+def test_more_memory_than_there_is_at_all_is_not_waited_for() -> None:
+    evidence = Evidence("killed by SIGKILL", None, "SIGKILL", oom="host", peak=30 * GIB)
+    evidence = replace(evidence, available=20 * GIB, total=32 * GIB)
+    assert judge(evidence).memory == int(0.9 * 32 * GIB)
+    # It had nearly all, and has it again: only the restart policy can say.
+    assert not judge(replace(evidence, available=31 * GIB)).permanent
+    assert judge(replace(evidence, total=64 * GIB)).memory == 33 * GIB
+
+
+def test_a_limit_that_others_share_is_not_waited_for_in_full() -> None:
+    evidence = Evidence("killed by SIGKILL", None, "SIGKILL", oom="cgroup", peak=30 * GIB)
+    evidence = replace(evidence, available=20 * GIB, total=64 * GIB, limit=32 * GIB)
+    assert judge(evidence).memory == int(0.9 * 32 * GIB)
+    # Where it had the group for itself, only a higher limit helps.
+    assert judge(replace(evidence, available=31 * GIB)).memory == 33 * GIB
 
 
 def test_a_good_end_is_no_failure() -> None:

@@ -318,6 +318,29 @@ def test_what_is_mended_begins_anew() -> None:
     assert story(event(EventType.MENDED, 9.0), of=running) is running["a"]
 
 
+def test_memory_that_is_back_brings_a_try_that_counts() -> None:
+    hangs_on = {"files": {}, "memory": 5, "groups": []}
+    short = replace(crashed(2.0, permanent=True, hangs_on=hangs_on), reason="out-of-memory")
+    failed = story(STARTING, SPAWNED, short)
+    mended = event(EventType.MENDED, 9.0, memory=True)
+    after = story(mended, of={"a": failed})
+    assert (after.phase, after.reason, after.mending) == (Phase.BACKOFF, "out-of-memory", None)
+    assert (after.failures, after.streak) == (failed.failures, 1)
+    assert after.retry_at is not None
+    assert after.retry_at > 9.0
+    assert story(mended, of={"a": after}) is after
+    # After more of the same it takes its time.
+    later = story(mended, of={"a": replace(failed, streak=5)})
+    assert later.retry_at is not None
+    assert later.retry_at - 9.0 > 5 * (after.retry_at - 9.0)
+
+
+def test_what_is_never_to_be_tried_again_is_not_mended() -> None:
+    failed = story(STARTING, SPAWNED, LACKS)
+    never = replace(failed, spec=replace(failed.spec, restart=RestartPolicy("never")))
+    assert story(event(EventType.MENDED, 9.0), of={"a": never}) is never
+
+
 def test_what_was_held_meanwhile_stays_down() -> None:
     held = {"a": story(STARTING, SPAWNED, LACKS, event(EventType.HELD, 3.0))}
     after = story(event(EventType.MENDED, 9.0), of=held)

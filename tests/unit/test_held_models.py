@@ -11,7 +11,8 @@ from orchestrator.core.drift import describe, live_drift
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import Verb, convergence, make_plan, preview, renewals
-from orchestrator.core.provision import lacking
+from orchestrator.core.provision import kept_by, lacking
+from orchestrator.core.shared_store import in_use
 from orchestrator.core.spec import (
     Built,
     Command,
@@ -30,6 +31,7 @@ from orchestrator.core.status import (
     ModelState,
     ModelStatus,
     Phase,
+    Rejected,
 )
 from tests.unit.test_plan import spec, status
 
@@ -239,6 +241,25 @@ def test_the_plan_looks_at_all_that_is_desired() -> None:
     attached = {"a": replace(runs["a"], attached=AttachedTo(1), process=None)}
     action = make_plan(wanted, attached, 0.0).actions[0]
     assert "models.tiny:latest: pulled -> unloaded" in action.message
+
+
+def test_what_another_was_brought_back_to_keeps_its_models() -> None:
+    declared = replace(named("b"), holds=None)
+    back = having(named("b"), name="b", fallback=named("b"), rejected=Rejected(declared, "x", "x"))
+    runs = {"a": having(holding(TINY, BIG)), "b": back}
+    wanted = {"a": holding(BIG, prune=True), "b": declared}
+    action = make_plan(wanted, runs, 0.0).actions[0]
+    assert "models.tiny:latest: pulled -> unloaded, kept: b has it too" in action.message
+    assert kept_by("tiny:latest", "/store", in_use(wanted, runs)) == "b"
+
+    # What tries a change would return, too; what only runs until then does not say what becomes.
+    starts = replace(back, phase=Phase.STARTING, spec=declared, rejected=None)
+    assert kept_by("tiny:latest", "/store", in_use(wanted, {"b": starts})) == "b"
+    waits = having(named("b"), name="b")
+    assert kept_by("tiny:latest", "/store", in_use(wanted, {"b": waits})) == "b"
+    leaves = replace(waits, phase=Phase.STOPPING)
+    assert kept_by("tiny:latest", "/store", in_use(wanted, {"b": leaves})) is None
+    assert kept_by("tiny:latest", "/store", in_use({}, {"b": waits})) is None
 
 
 @pytest.mark.parametrize(
