@@ -328,6 +328,7 @@ MODEL_REASONS = {
     "copy-failed": "it could not be copied",
     "load-failed": "it could not be loaded",
     "base-failed": "the model that it stands on has failed",
+    "drop-refused": "it is not declared any more, and its server refuses to let go of it",
     "base-missing": "the model that it is a copy of is not there",
     "disk-full": "the disk of its store is full; tried again from time to time",
     "store-unwritable": "its store cannot be written",

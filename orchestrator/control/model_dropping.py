@@ -86,8 +86,10 @@ class Dropping:
         if self._told.get(name) == words or not self._is_dropped(name):
             return
         self._told[name] = words
-        failed = {"state": ModelState.FAILED, "reason": "drop-refused", "message": words}
-        self._bench.board.say(name, "failed", words, **failed)
+        failed = ModelState.FAILED
+        self._bench.board.say(
+            name, "failed", words, state=failed, reason="drop-refused", message=words
+        )
 
     def _is_dropped(self, name: str) -> bool:
         """Not declared any more: it may be by now, while a server was asked for something."""

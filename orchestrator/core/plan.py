@@ -259,7 +259,8 @@ def renewals(
     """What the verb `apply` takes up that an edit does not: name -> needs a new process or try.
 
     Held instances are released, failed and waiting ones tried again, stale ones replaced, and so
-    are those that were rolled back. False means that it is enough to release. `only` are those that the verb was about, None for all.
+    are those that were rolled back. False means that it is enough to release. `only` are those
+    that the verb was about, None for all.
     """
     found: dict[str, bool] = {}
     for name, spec in desired.items():
