@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import statistics
 import time
 from collections import Counter
@@ -107,11 +109,17 @@ def run(world: ChaosWorld, plan: Plan) -> Report:
         if world.ollama is None:
             report.skipped.append("faults of Ollama: it is not built")
         report.command = _bare_command(world)
-        _Chaos(world, plan, report).go(began + plan.seconds)
+        with contextlib.suppress(KeyboardInterrupt):
+            _Chaos(world, plan, report).go(began + plan.seconds)
         if report.violations:
             report.kept = world.keep()
     finally:
-        world.end()
+        # Who is in a hurry is not to leave engines behind.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            world.end()
+        finally:
+            signal.signal(signal.SIGINT, before)
         left = world.everything()
         if left:
             report.violations.append(f"`down` left processes behind: {left}")
