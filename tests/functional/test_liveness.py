@@ -65,9 +65,10 @@ def test_a_real_server_whose_slots_all_generate_is_left_alone(any_world: World) 
     with contextlib.ExitStack() as streams:
         answers = [streams.enter_context(generating(port)) for _ in range(4)]
         # One slot for all: the first generates without end, the others wait for it.
-        watched_for_a_while(lambda: answers[0].read(64) and rows(world)["a"]["phase"] == "ready")
-    assert (pids(world)["a"], rows(world)["a"]["restarts"]) == (pid, 0)
-    assert not [e for e in world.events("a") if e["type"] == "unready"]
+        watched_for_a_while(lambda: answers[0].read(64))
+    row = until_phase(world, "a", "ready")
+    assert (row["pid"], row["restarts"]) == (pid, 0)
+    assert not [e for e in world.events("a") if e["type"] == "condemned"]
 
 
 def watched_for_a_while(fine: Callable[[], object]) -> None:
