@@ -63,9 +63,12 @@ def test_a_real_server_whose_slots_all_generate_is_left_alone(any_world: World) 
     world.run("apply", world.profile({"a": {"port": port, "flags": flags, "liveness": QUICK}}))
     pid = pids(world)["a"]
     with contextlib.ExitStack() as streams:
-        answers = [streams.enter_context(generating(port)) for _ in range(4)]
-        # One slot for all: the first generates without end, the others wait for it.
-        watched_for_a_while(lambda: answers[0].read(64))
+        first = streams.enter_context(generating(port))
+        # It has the one slot, and generates without end; the others wait for it.
+        assert first.read(64)
+        for _ in range(3):
+            streams.enter_context(generating(port))
+        watched_for_a_while(lambda: first.read(64))
     row = until_phase(world, "a", "ready")
     assert (row["pid"], row["restarts"]) == (pid, 0)
     assert not [e for e in world.events("a") if e["type"] == "condemned"]
