@@ -6,6 +6,7 @@ Both are bounded, for a hostile profile may hold thousands of words, each unknow
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 
 from orchestrator.core.problem import did_you_mean, listing
 
@@ -19,8 +20,11 @@ _MOST_CANDIDATES = 200
 def suggest(word: str, known: Collection[str], *, limit: int = 8) -> str:
     """`did you mean 'port'?`, else the first `limit` words that are known, else nothing."""
     if len(word) < _LONGEST_WORD:
-        alike = [other for other in known if abs(len(other) - len(word)) <= 3][:_MOST_CANDIDATES]
-        near = did_you_mean(word, alike) or did_you_mean(word.lower().replace("-", "_"), alike)
+        as_long = (other for other in known if abs(len(other) - len(word)) <= 3)
+        alike = list(islice(as_long, _MOST_CANDIDATES))
+        near = did_you_mean(word, alike)
+        if not near and (plain := word.lower().replace("-", "_")) != word:
+            near = did_you_mean(plain, alike)
         if near:
             return near
     return f"known: {listing(list(known), limit=limit)}" if known else ""

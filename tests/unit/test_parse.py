@@ -326,5 +326,6 @@ def _tree(value: Any) -> str:
 def test_hostile_files_are_answered_in_bounded_time(text: str) -> None:
     started = time.process_time()
     parsed = parse(text)
-    assert time.process_time() - started < 5
+    # A second or two on any machine; what is not bounded takes minutes.
+    assert time.process_time() - started < 20
     assert 1 <= len(parsed.problems) <= MAX_ISSUES + 1
