@@ -13,8 +13,8 @@ import selectors
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator
+from types import FrameType
 
 LIMIT = 1.0
 """Seconds that a pass may take."""
@@ -90,7 +90,16 @@ class StallWatch:
                 continue
             seen = since
             frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
-            stack = traceback.extract_stack(frame)[-DEPTH:]
+            lines = _innermost(frame)
             if self._selector.busy_since == since:
-                lines = [f"{one.filename}:{one.lineno} in {one.name}" for one in stack]
                 self._stack = (since, lines)
+
+
+def _innermost(frame: FrameType | None) -> list[str]:
+    """The last calls of a stack. No source is read: the pass may be over before that is."""
+    lines: list[str] = []
+    while frame is not None and len(lines) < DEPTH:
+        code = frame.f_code
+        lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_name}")
+        frame = frame.f_back
+    return lines[::-1]
