@@ -6,7 +6,8 @@ is passed over here. So a slip in one instance does not hide what is wrong betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from orchestrator.core.address import hosts_overlap
@@ -36,9 +37,7 @@ def broken_rules(values: Block) -> list[Issue]:
         _names(values),
         _needs(values),
         _ports(values),
-        _delays(values),
-        _patience(values),
-        _memory_limits(values),
+        _orders(values),
     )
     return [issue for rule in rules for issue in islice(rule, MAX_ISSUES + 1)]
 
@@ -116,70 +115,79 @@ def _ports(values: Block) -> Iterator[Issue]:
             holders.append((name, address))
 
 
-def _delays(values: Block) -> Iterator[Issue]:
-    """The longest restart delay is not shorter than the first."""
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Two values of one block, of which the first may not be more than the second.
+
+    `usual` is what each is where nobody says it; None where that is no limit at all.
+    """
+
+    block: tuple[str, ...]
+    low: str
+    high: str
+    read: Callable[[object], float]
+    written: Callable[[float], str]
+    usual: tuple[float | None, float | None] = (None, None)
+
+
+def _size(value: object) -> float:
+    return float(parse_size(value))
+
+
+_RESTART, _LIVENESS = RestartPolicy(), Liveness()
+_ORDERS = (
+    _Order(
+        ("restart",),
+        "initial",
+        "max",
+        parse_duration,
+        format_duration,
+        (_RESTART.initial, _RESTART.max),
+    ),
+    _Order(
+        ("liveness",),
+        "slow",
+        "down",
+        parse_duration,
+        format_duration,
+        (_LIVENESS.slow, _LIVENESS.down),
+    ),
+    _Order(("limits", "memory"), "warn", "max", _size, lambda count: format_size(round(count))),
+)
+
+
+def _orders(values: Block) -> Iterator[Issue]:
+    """What is to come first is not more than what is to come after it."""
     for name, instance in _instances(values).items():
-        own = _block(instance.get("restart"))
-        restart = {**_block(_defaults_of(values, instance).get("restart")), **own}
-        if not restart:
-            continue
-        policy = RestartPolicy()
-        try:
-            initial = parse_duration(restart.get("initial", policy.initial))
-            longest = parse_duration(restart.get("max", policy.max))
-        except ValueError:
-            continue
-        if initial <= longest:
-            continue
-        message = (
-            f"restart of instance {shown(name)}: initial is {format_duration(initial)}, "
-            f"more than max, {format_duration(longest)}"
-        )
-        given = "initial" if "initial" in own else "max"
-        hint = f"set max to at least {format_duration(initial)}"
-        yield Issue(("instances", name, "restart", given), message, hint)
+        for order in _ORDERS:
+            issue = _disorder(name, instance, _defaults_of(values, instance), order)
+            if issue is not None:
+                yield issue
 
 
-def _memory_limits(values: Block) -> Iterator[Issue]:
-    """What ends an instance is not less than what is only told."""
-    for name, instance in _instances(values).items():
-        own = _block(_block(instance.get("limits")).get("memory"))
-        shared = _block(_block(_defaults_of(values, instance).get("limits")).get("memory"))
-        memory = {**shared, **own}
-        if "warn" not in memory or "max" not in memory:
-            continue
-        try:
-            warn, most = parse_size(memory["warn"]), parse_size(memory["max"])
-        except ValueError:
-            continue
-        if warn <= most:
-            continue
-        message = (
-            f"limits of instance {shown(name)}: memory.warn is {format_size(warn)}, "
-            f"more than max, {format_size(most)}"
-        )
-        given = "warn" if "warn" in own else "max"
-        hint = "set warn below max, or leave it out"
-        yield Issue(("instances", name, "limits", "memory", given), message, hint)
+def _disorder(name: str, instance: Block, defaults: Block, order: _Order) -> Issue | None:
+    own, shared = instance, defaults
+    for part in order.block:
+        own, shared = _block(own.get(part)), _block(shared.get(part))
+    said = {**shared, **own}
+    pair = [said.get(key, one) for key, one in zip(_keys(order), order.usual, strict=True)]
+    if not said or None in pair:
+        return None
+    try:
+        low, high = map(order.read, pair)
+    except ValueError:
+        return None
+    if low <= high:
+        return None
+    written = order.written
+    message = (
+        f"{'.'.join(order.block)} of instance {shown(name)}: {order.low} is {written(low)}, "
+        f"more than {order.high}, {written(high)}"
+    )
+    given = order.low if order.low in own else order.high
+    hint = f"set {order.high} to at least {written(low)}"
+    return Issue(("instances", name, *order.block, given), message, hint)
 
 
-def _patience(values: Block) -> Iterator[Issue]:
-    """A token that counts as none has been slow before."""
-    for name, instance in _instances(values).items():
-        own = _block(instance.get("liveness"))
-        liveness = {**_block(_defaults_of(values, instance).get("liveness")), **own}
-        usual = Liveness()
-        try:
-            slow = parse_duration(liveness.get("slow", usual.slow))
-            down = parse_duration(liveness.get("down", usual.down))
-        except ValueError:
-            continue
-        if slow <= down:
-            continue
-        message = (
-            f"liveness of instance {shown(name)}: slow is {format_duration(slow)}, "
-            f"more than down, {format_duration(down)}"
-        )
-        given = "slow" if "slow" in own else "down"
-        hint = f"set down to at least {format_duration(slow)}"
-        yield Issue(("instances", name, "liveness", given), message, hint)
+def _keys(order: _Order) -> tuple[str, str]:
+    return order.low, order.high

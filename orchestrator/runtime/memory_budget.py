@@ -72,14 +72,13 @@ class MemoryBudget:
     def _opened_nvml(self) -> Any:
         """The module, once initialised; False where there is none, or no driver."""
         if self._nvml is None:
-            try:
+            self._nvml = False
+            with contextlib.suppress(ImportError):
                 import pynvml  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
-                pynvml.nvmlInit()  # pyright: ignore[reportUnknownMemberType]
-                self._nvml = pynvml
-            except Exception:  # noqa: BLE001
-                # Whatever keeps a driver from answering, it is not needed to go on.
-                self._nvml = False
+                with contextlib.suppress(pynvml.NVMLError):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+                    pynvml.nvmlInit()  # pyright: ignore[reportUnknownMemberType]
+                    self._nvml = pynvml
         return self._nvml
 
 
