@@ -47,6 +47,7 @@ test: engines ## Run the whole suite, on real engines
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --skip-covered --skip-empty --fail-under=85 | tail -n 40
 	@$(BIN)/python tests/engines.py --report
+	@$(BIN)/python -m tests.machine_has
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Formatting, lint, types, import contracts, file sizes

@@ -64,8 +64,6 @@ def missing_engines(folder: Path | None = None) -> list[str]:
         )
     if ollama_path(folder) is None:
         lines.append("Ollama is missing: tests marked `ollama` (its server, its store, its models)")
-    if not any(map(shutil.which, ("docker-registry", "/usr/bin/docker-registry"))):
-        lines.append("docker-registry is missing (an apt package): tests that pull models")
     return lines
 
 
