@@ -21,7 +21,8 @@ def main() -> None:
     """Run until told to end."""
     # What is loaded stays: searching it for cycles, now or later, finds nothing.
     gc.disable()
-    from orchestrator.daemon import AlreadyRunningError, Options, run
+    from orchestrator.daemon.main import AlreadyRunningError, run
+    from orchestrator.daemon.options import Options
     from orchestrator.runtime.state import AppliedSource
 
     gc.freeze()

@@ -15,7 +15,8 @@ from orchestrator.cli.render import event_line, plan_lines
 from orchestrator.cli.sources import applied_sources
 from orchestrator.control.applied import Accepted, Rejected
 from orchestrator.core.event import Event
-from orchestrator.daemon import Options, run
+from orchestrator.daemon.main import run
+from orchestrator.daemon.options import Options
 from orchestrator.settings import Settings
 
 

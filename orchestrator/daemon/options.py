@@ -1,0 +1,26 @@
+"""How a daemon is to behave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.control.applied import Accepted, Rejected
+from orchestrator.core.event import Event
+from orchestrator.runtime.state import AppliedSource
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What whoever starts it asks for. `first` is applied before anything else is loaded."""
+
+    first: Sequence[AppliedSource] | None = None
+    add: bool = False
+    force: bool = False
+    stops_instances: bool = False
+    """In the foreground: a signal ends the instances too."""
+    has_terminal: bool = False
+    """SIGHUP says that it was closed; else that the applied files are to be read again."""
+    on_applied: Callable[[Accepted | Rejected], None] | None = None
+    on_listening: Callable[[], None] | None = None
+    on_event: Callable[[Event], None] | None = None
