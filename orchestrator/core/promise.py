@@ -6,12 +6,12 @@ is applied is resolved anew, and the model found like any other.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.profile import OllamaConfig, Profile
 from orchestrator.core.provision import same_name
+from orchestrator.core.shared_store import store_folder
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ModelState, Observed
 from orchestrator.core.tag import BadTagError, canonical
@@ -86,6 +86,4 @@ def _store(config: OllamaConfig, profile: Profile, folder: str, home: str) -> li
     models = settings.get("models")
     if not isinstance(models, str):
         return []
-    if models == "~" or models.startswith("~/"):
-        models = home + models[1:]
-    return [posixpath.normpath(posixpath.join(folder, models))]
+    return [store_folder(models, folder=folder, home=home)]

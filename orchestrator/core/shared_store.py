@@ -37,6 +37,13 @@ class Clash:
     words: str
 
 
+def store_folder(models: str, *, folder: str, home: str) -> str:
+    """The folder that `settings: {models: ...}` means in a profile that lies in `folder`."""
+    if models == "~" or models.startswith("~/"):
+        models = home + models[1:]
+    return posixpath.normpath(posixpath.join(folder, models))
+
+
 def store_of(spec: InstanceSpec) -> str:
     """The folder that its server keeps its models in; empty where that is nothing of ours."""
     return spec.holds.store if spec.holds is not None and spec.attach != "only" else ""

@@ -6,11 +6,11 @@ listens and where its models lie are always declared, for neither is ever inheri
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 
 from orchestrator.core.engine import FlagValue, Launch, LaunchRequest, Layer
 from orchestrator.core.problem import Path, did_you_mean, listing
+from orchestrator.core.shared_store import store_folder
 from orchestrator.core.spec import Command, Endpoint, InputFile
 from orchestrator.engines.merge import Findings
 from orchestrator.engines.ollama_settings import PREFIX, Variables, as_written, rendered
@@ -148,9 +148,7 @@ class Ollama:
         """Where the models lie: what the profile says, relative to it, else the caller's own."""
         if models is None:
             return request.store
-        if models == "~" or models.startswith("~/"):
-            models = self._home + models[1:]
-        return posixpath.normpath(posixpath.join(request.folder, models))
+        return store_folder(models, folder=request.folder, home=self._home)
 
 
 def _address(endpoint: Endpoint) -> str:

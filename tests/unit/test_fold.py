@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.fold import STABLE_AFTER, fold
+from orchestrator.core.failure import STABLE_AFTER
+from orchestrator.core.fold import fold
 from orchestrator.core.spec import ModelSet, ModelSpec, RestartPolicy
 from orchestrator.core.status import (
     AttachedTo,
