@@ -41,26 +41,22 @@ def take_over(
     for one in found:
         if one.leads:
             leaders.setdefault(one.instance, []).append(one)
-    adopted: set[int] = set()
     runs: set[str] = set()
+    served: set[str] = set()
     for status in recorded.values():
-        if status.phase in ALIVE:
-            pid = _resume(status, leaders.get(status.name, []), bus, executor)
-            if pid is not None:
-                adopted.add(pid)
-                runs.add(status.start_id)
+        if status.phase in ALIVE and _resume(status, leaders.get(status.name, []), bus, executor):
+            served.add(status.name)
+            runs.add(status.start_id)
     for name, candidates in leaders.items():
         status = recorded.get(name)
-        known = status is not None and status.phase in ALIVE
         for one in _first_of_each_run(candidates):
             over = status is not None and status.start_id == one.start_id
-            if known or over:
+            # A younger run than the recorded one: the store could not be written when it began.
+            if name in served or over:
                 continue
-            pid = _adopt_unrecorded(one, desired.get(name), bus, executor)
-            if pid is not None:
-                adopted.add(pid)
+            if _adopt_unrecorded(one, desired.get(name), bus, executor):
                 runs.add(one.start_id)
-            known = True
+            served.add(name)
     # What a living run of ours has put into a group or session of its own is that run's affair.
     strays = {one.group for one in found if one.start_id not in runs}
     return [_oldest(group, found) for group in sorted(strays)]
@@ -89,29 +85,27 @@ async def sweep(strays: list[ProcessRef], bus: Bus) -> None:
         bus.post(Event(EventType.SWEPT, message=message, data={"pid": stray.pid}))
 
 
-def _resume(
-    status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Executor
-) -> int | None:
-    """Watch a recorded process again, or report its end. Returns its pid when it lives."""
+def _resume(status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Executor) -> bool:
+    """Watch again what is recorded, or report its end. True where it goes on."""
     if status.attached is not None and status.phase is not Phase.STOPPING:
         # Nothing of ours runs there, so nothing is adopted.
         executor.attach_again(status)
-        return None
+        return True
     if status.attached is not None:
         data = {"start_id": status.start_id}
         message = "let go of by the next daemon"
         bus.post(Event(EventType.DETACHED, status.name, message=message, data=data))
-        return None
+        return False
     ref = status.process or next((o.ref for o in leaders if o.start_id == status.start_id), None)
     running = process.adopt(ref) if ref is not None else None
     if ref is None or running is None:
         _report_gone(status, bus)
-        return None
+        return False
     _post_adopted(status.name, status.start_id, ref, status.started_at, status.spec, bus)
     executor.adopt(replace(status, process=ref), running)
     if status.phase is Phase.STOPPING:
         executor.stop(status.name, start_id=status.start_id, grace=status.spec.stop.grace)
-    return ref.pid
+    return True
 
 
 def _report_gone(status: InstanceStatus, bus: Bus) -> None:
@@ -156,11 +150,12 @@ def _post_adopted(
 
 def _adopt_unrecorded(
     one: Owned, wanted: InstanceSpec | None, bus: Bus, executor: Executor
-) -> int | None:
-    """The store knows nothing of it, the mark does. It is what it runs; the plan does the rest."""
+) -> bool:
+    """The store knows nothing of it, the mark does. It is what it runs; the plan does the rest.
+    False when it has just ended."""
     running = process.adopt(one.ref)
     if running is None:
-        return None
+        return False
     known = wanted is not None and runs_as(one.ref, wanted)
     spec = wanted if wanted is not None and known else _spec_as_it_runs(one)
     started_at = one.ref.start_ticks / _TICKS
@@ -169,7 +164,7 @@ def _adopt_unrecorded(
         one.instance, Phase.STARTING, spec, one.start_id, one.ref, started_at=started_at
     )
     executor.adopt(status, running)
-    return one.ref.pid
+    return True
 
 
 def runs_as(ref: ProcessRef, wanted: InstanceSpec) -> bool:

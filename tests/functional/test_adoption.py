@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,28 @@ def test_without_its_store_an_ollama_keeps_what_it_has_in_memory(ollama_world: O
     # And its models are kept from here on.
     unload(after["port"], "tiny")
     world.until(lambda: world.runners("o") not in ([], runners), "it is loaded again")
+
+
+def test_what_a_store_does_not_know_yet_is_adopted_in_place_of_what_it_knows(world: World) -> None:
+    """The disk was full while an instance was started again, and then the daemon was killed."""
+    world.run("apply", world.profile({"a": {"port": world.port()}, "b": {"port": world.port()}}))
+    with (
+        closing(sqlite3.connect(world.state / "state.db")) as now,
+        closing(sqlite3.connect(world.folder / "earlier.db")) as earlier,
+    ):
+        now.backup(earlier)
+    kill(pids(world)["a"])
+    until_row(world, "a", lambda row: (row["phase"], row["restarts"]) == ("ready", 1))
+    before = pids(world)
+    kill_daemon(world)
+    _lose_store(world)
+    shutil.copy(world.folder / "earlier.db", world.state / "state.db")
+
+    world.run("daemon", "start")
+    world.run("wait")
+
+    assert pids(world) == before
+    assert all(alive(pid) for pid in before.values() if pid)
 
 
 def test_without_its_store_a_daemon_stops_nothing_until_told_what_is_wanted(world: World) -> None:
