@@ -67,7 +67,8 @@ class Browser:
 
     def _pressed(self, selector: str) -> bool:
         element = self.shown(selector)
-        if element is None or not element.is_enabled():
+        busy = element is not None and element.get_attribute("aria-busy") == "true"
+        if element is None or busy or not element.is_enabled():
             return False
         element.click()
         return True

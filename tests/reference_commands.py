@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import click
 
+from orchestrator.cli.main import main
 from tests.markdown import code, table
 
 
@@ -69,7 +70,14 @@ def _flowing(paragraphs: str) -> str:
 
 
 def _example(epilog: str) -> str:
-    """`Examples: orchestrate a | b c` as a block; what follows a bar may leave the name out."""
-    lines = epilog.partition(": ")[2].split(" | ")
-    whole = [one if "orchestrate" in one else f"orchestrate {one}" for one in lines]
-    return "\n".join(["```console", *(f"$ {one}" for one in whole), "```"])
+    """`Examples: orchestrate a | b c` as a block; what follows a bar may leave the name out. A bar
+    before what is no command of ours is the shell's."""
+    lines: list[str] = []
+    for one in epilog.partition(": ")[2].split(" | "):
+        if "orchestrate" in one:
+            lines.append(one)
+        elif one.split()[0] in main.list_commands(click.Context(main)):
+            lines.append(f"orchestrate {one}")
+        else:
+            lines[-1] += f" | {one}"
+    return "\n".join(["```console", *(f"$ {one}" for one in lines), "```"])

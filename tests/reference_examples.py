@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.cli.finding import Finding
-from orchestrator.cli.models import model_json
-from orchestrator.core.catalog import Metadata, Model
+from orchestrator.core.catalog import Metadata, Model, model_json
 from orchestrator.core.drift import Drift
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.plan import Action, Convergence, Plan, Verb

@@ -49,7 +49,7 @@ def ollama_here(settings: Settings) -> tuple[OllamaHere, tuple[Remark, ...]]:
 def _remarks(unit: UnitEnvironment | None, store: str, *, readable: bool) -> Iterator[Remark]:
     at = ("instances", "ollama")
     for file, line in unit.unread if unit is not None else ():
-        yield Remark("lost", "this cannot be read without systemd", f"{file}:{line}", at=at)
+        yield Remark("lost", "this cannot be read without systemd", key=f"{file}:{line}", at=at)
     if not readable and os.path.isdir(store) and not os.access(store, os.R_OK | os.X_OK):
         message = f"the models in {store} cannot be read, and no server answers that has them"
         yield Remark("lost", message, at=at)

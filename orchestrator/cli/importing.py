@@ -174,6 +174,7 @@ def _here(folder: str, *, programs: Iterable[str], dirs: tuple[str, ...]) -> Her
     none is run: only the llama-server that was found here is asked for its flags."""
     from orchestrator.cli.models import catalog_here
     from orchestrator.control.toolchain import Toolchain
+    from orchestrator.core.import_flags import Table
     from orchestrator.core.import_instance import Here
 
     settings = Settings.from_env(os.environ)
@@ -187,7 +188,9 @@ def _here(folder: str, *, programs: Iterable[str], dirs: tuple[str, ...]) -> Her
     except InputError:
         return Here(folder, None, "", present, catalog)
     server = "" if engine.embedded else engine.binary.path
-    return Here(folder, engine.table, server, present, catalog)
+    program = "the embedded engine" if engine.embedded else "the llama-server found here"
+    table = Table(engine.table.by_spelling, engine.table.by_env, program)
+    return Here(folder, table, server, present, catalog)
 
 
 def _is_there(program: str, folder: str) -> bool:
@@ -239,14 +242,17 @@ def _give(imported: Imported, head: str, *, file: str, out: str | None, as_json:
 
 
 def _say_remarks(imported: Imported, file: str) -> None:
-    from orchestrator.core.import_text import KINDS, told
+    from orchestrator.core.import_text import KINDS, grouped, told
 
-    for remark in imported.remarks:
+    for group in grouped(imported.remarks):
+        remark = group[0]
         place = f"{inert(file)}:{remark.line}: " if file and remark.line else ""
         about = "" if remark.path or not remark.instance else f"{remark.instance}: "
         colour = "yellow" if remark.kind == "lost" else "cyan"
         kind = click.style(f"{KINDS[remark.kind]}:", fg=colour)
-        click.echo(f"{place}{kind} {about}{inert(told(remark))}", err=True)
+        click.echo(
+            f"{place}{kind} {about}{inert(told(remark, [one.path for one in group]))}", err=True
+        )
 
 
 def _document(imported: Imported, text: str, *, file: str, out: str | None) -> dict[str, Any]:

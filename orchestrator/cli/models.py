@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +13,7 @@ import click
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import inert, print_json, size
 from orchestrator.cli.tables import table
-from orchestrator.core.catalog import Ambiguous, Catalog, Found, Model, find
+from orchestrator.core.catalog import Ambiguous, Catalog, Found, Model, find, model_json
 from orchestrator.core.problem import listing
 from orchestrator.errors import InputError
 from orchestrator.settings import Settings
@@ -74,12 +74,10 @@ def models_command(context: click.Context, as_json: bool) -> None:
         return
     settings = Settings.from_env(os.environ)
     catalog = catalog_here(settings, os.environ)
-    held = holders(settings, catalog)
     if as_json:
-        errors = [asdict(error) for error in catalog.errors]
-        models = [model_json(model, loaded_by(model, held)) for model in catalog.models]
-        print_json({"models": models, "errors": errors})
+        print_json(catalog_document(settings, catalog))
         return
+    held = holders(settings, catalog)
     if catalog.models:
         rows = [_row(model, loaded_by(model, held)) for model in catalog.models]
         # What hardly any model has takes no room where none has it.
@@ -92,12 +90,22 @@ def models_command(context: click.Context, as_json: bool) -> None:
         click.echo(f"warning: {inert(error.path)}: {inert(error.message)}", err=True)
 
 
+def catalog_document(settings: Settings, catalog: Catalog) -> dict[str, Any]:
+    """As `models --json`."""
+    held = holders(settings, catalog)
+    return {
+        "models": [model_json(model, loaded_by(model, held)) for model in catalog.models],
+        "errors": [asdict(error) for error in catalog.errors],
+    }
+
+
 def catalog_here(settings: Settings, env: Mapping[str, str]) -> Catalog:
     """Every model that a profile could name from here."""
     from orchestrator.control.resolution import catalog_cache
     from orchestrator.discovery.scan import scan
 
-    return scan(places_here(settings, env), cache_file=catalog_cache(settings.cache_dir))
+    found = scan(places_here(settings, env), cache_file=catalog_cache(settings.cache_dir))
+    return replace(found, home=home_of(env))
 
 
 def places_here(settings: Settings, env: Mapping[str, str]) -> tuple[Location, ...]:
@@ -107,11 +115,15 @@ def places_here(settings: Settings, env: Mapping[str, str]) -> tuple[Location, .
     from orchestrator.cli.profiles import named_folders
     from orchestrator.discovery.places import locations
 
-    home = env.get("HOME") or os.path.expanduser("~")
     named = named_folders(settings, env)
     held = [spec.holds.store for spec in applied_specs(settings).values() if spec.holds]
     stores = [*named.stores, *(store for store in held if store)]
-    return locations(env, home=home, cwd=os.getcwd(), dirs=named.dirs, stores=stores)
+    return locations(env, home=home_of(env), cwd=os.getcwd(), dirs=named.dirs, stores=stores)
+
+
+def home_of(env: Mapping[str, str]) -> str:
+    """The caller's home."""
+    return env.get("HOME") or os.path.expanduser("~")
 
 
 def no_models_hint(settings: Settings, env: Mapping[str, str]) -> str:
@@ -180,23 +192,6 @@ def holders(settings: Settings, catalog: Catalog) -> dict[str, list[str]]:
 
 def loaded_by(model: Model, held: Mapping[str, list[str]]) -> list[str]:
     return held.get(model.ref, []) if model.source == "ollama" else []
-
-
-def model_json(model: Model, instances: Sequence[str] = ()) -> dict[str, Any]:
-    """One model as in `models --json`: who it is, then its metadata."""
-    return {
-        "ref": model.ref,
-        "source": model.source,
-        "path": model.path,
-        "engine_hint": model.engine_hint,
-        "size_bytes": model.size_bytes,
-        "parts": list(model.parts),
-        "mmproj": model.mmproj,
-        "aliases": list(model.aliases),
-        "unfit": model.unfit,
-        "loaded_by": list(instances),
-        **asdict(model.metadata),
-    }
 
 
 def compact(count: int | None) -> str:

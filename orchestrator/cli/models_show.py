@@ -15,12 +15,11 @@ from orchestrator.cli.models import (
     holders,
     loaded_by,
     loaded_bytes,
-    model_json,
 )
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import inert, print_json, size
 from orchestrator.cli.tables import counted, fields
-from orchestrator.core.catalog import Model
+from orchestrator.core.catalog import Model, model_json
 from orchestrator.core.memory import CACHE_TYPE_BYTES, Load, MemoryEstimate, estimate
 from orchestrator.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.control.profile_files import ProfileFile, loaded
 from orchestrator.control.resolution import catalog_cache
-from orchestrator.core.catalog import Model
+from orchestrator.core.catalog import Model, model_json
 from orchestrator.core.promise import Promises
 from orchestrator.core.spec import Desired
 from orchestrator.core.status import Observed
@@ -44,23 +44,6 @@ def models_document(
     return {
         "models": [model_json(model, _loaded_by(model, holders)) for model in catalog.models],
         "errors": [asdict(error) for error in catalog.errors],
-    }
-
-
-def model_json(model: Model, instances: Sequence[str] = ()) -> dict[str, Any]:
-    """One model as in `models --json`: who it is, then its metadata."""
-    return {
-        "ref": model.ref,
-        "source": model.source,
-        "path": model.path,
-        "engine_hint": model.engine_hint,
-        "size_bytes": model.size_bytes,
-        "parts": list(model.parts),
-        "mmproj": model.mmproj,
-        "aliases": list(model.aliases),
-        "unfit": model.unfit,
-        "loaded_by": list(instances),
-        **asdict(model.metadata),
     }
 
 

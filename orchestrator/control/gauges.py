@@ -17,7 +17,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.alerts import CPU_SPAN, Measured, Sample, alerts, over_limit
-from orchestrator.core.event import Event, EventType
+from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.report import Usage
 from orchestrator.core.spec import Limits
 from orchestrator.core.status import SERVING, InstanceStatus, ProcessRef
@@ -64,11 +64,16 @@ class _Seen:
 
     def count(self, restarts: int, now: float) -> None:
         known = restarts if self.counted is None else self.counted
+        if restarts < known:
+            # A namesake, declared after this one was forgotten.
+            self.restarts.clear()
         self.restarts.extend([now] * (restarts - known))
         self.counted = restarts
 
-    def measured(self) -> Measured:
-        return Measured(self.recent, self.trend, self.restarts, self.since)
+    def measured(self, status: InstanceStatus) -> Measured:
+        known = status.started_at if status.phase in SERVING else None
+        began = known if known is not None else float("inf")
+        return Measured(self.recent, self.trend, self.restarts, self.since, began)
 
 
 class Gauges:
@@ -111,20 +116,29 @@ class Gauges:
         if sparse:
             self._trend_due = now + TREND_EVERY
         if not sparse and not self._limited():
+            # Nothing new is known; but what was told may be over with its limit, or its run.
+            for status in observed.values():
+                if status.alerts:
+                    self._follow(status, now)
+                    self._tell(status, now)
             return
         usage = self._meter.read(*_processes(observed.values()))
         for name, status in observed.items():
-            self._take(name, status, usage.get(name), now=now, sparse=sparse)
-            self._tell(name, status, now)
+            self._follow(status, now)
+            self._take(status, usage.get(name), now=now, sparse=sparse)
+            self._tell(status, now, again=sparse)
 
-    def _take(
-        self, name: str, status: InstanceStatus, usage: Usage | None, *, now: float, sparse: bool
-    ) -> None:
-        seen = self._seen[name]
+    def _follow(self, status: InstanceStatus, now: float) -> None:
+        seen = self._seen[status.name]
         seen.begin(status.start_id)
         seen.count(status.restarts, now)
         if status.phase not in SERVING:
             seen.end()
+
+    def _take(
+        self, status: InstanceStatus, usage: Usage | None, *, now: float, sparse: bool
+    ) -> None:
+        seen = self._seen[status.name]
         if usage is None or status.phase not in SERVING:
             return
         sample = Sample(now, usage.memory_bytes, usage.cpu_percent)
@@ -133,13 +147,16 @@ class Gauges:
         if sparse and settled:
             seen.trend.append(sample)
 
-    def _tell(self, name: str, status: InstanceStatus, now: float) -> None:
-        limits, measured = status.spec.limits, self._seen[name].measured()
+    def _tell(self, status: InstanceStatus, now: float, *, again: bool = False) -> None:
+        """What has come and what has passed; with `again`, also what is so in other words now."""
+        limits, measured = status.spec.limits, self._seen[status.name].measured(status)
         raised = {one.kind: one.message for one in status.alerts}
         found = alerts(limits, measured, now=now, raised=raised)
         for kind, message in found.items():
             if kind not in raised:
                 self._post(EventType.ALERT, status, kind, message)
+            elif again and message != raised[kind]:
+                self._post(EventType.ALERT, status, kind, message, **{AGAIN: True})
         for kind, message in raised.items():
             if kind not in found:
                 self._post(EventType.ALERT_OVER, status, kind, f"no longer: {message}")
@@ -147,11 +164,15 @@ class Gauges:
         if why and status.phase in SERVING and status.managed and not status.condemned:
             data = {"start_id": status.start_id}
             self._bus.post(
-                Event(EventType.CONDEMNED, name, reason="memory-limit", message=why, data=data)
+                Event(
+                    EventType.CONDEMNED, status.name, reason="memory-limit", message=why, data=data
+                )
             )
 
-    def _post(self, kind: EventType, status: InstanceStatus, alert: str, message: str) -> None:
-        data = {"start_id": status.start_id, "alert": alert}
+    def _post(
+        self, kind: EventType, status: InstanceStatus, alert: str, message: str, **more: bool
+    ) -> None:
+        data = {"start_id": status.start_id, "alert": alert, **more}
         self._bus.post(Event(kind, status.name, reason=alert, message=message, data=data))
 
 

@@ -17,6 +17,7 @@ from orchestrator.core.engine import Engine
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.modelfile import ModelfileOnDisk, absolute, parse_modelfile
 from orchestrator.core.modelfile_text import ModelfileError
+from orchestrator.core.naming import expanded
 from orchestrator.core.parse import LoadedProfile, parse_profile
 from orchestrator.core.port import PortChooser
 from orchestrator.core.problem import Place, Problem
@@ -237,13 +238,13 @@ def _catalog(profile: LoadedProfile, source: AppliedSource, machine: Machine) ->
     dirs = [os.path.join(profile.folder, one) for one in profile.config.catalog.dirs]
     cache_file = catalog_cache(machine.cache_dir)
     refs = list(_references(profile))
-    named = [path for ref in refs if (path := _as_file(ref, profile.folder)) is not None]
+    named = [path for ref in refs if (path := _as_file(ref, profile.folder, home)) is not None]
     if len(named) == len(refs) and not _has_stores(profile):
         # Every model is named by its path: nothing has to be searched.
-        return _inspected(Catalog(), named, cache_file)
+        return _inspected(Catalog(home=home), named, cache_file)
     stores = machine.promises.stores
     places = locations(source.env, home=home, cwd=source.cwd, dirs=dirs, stores=stores)
-    catalog = scan(places, cache_file=cache_file)
+    catalog = replace(scan(places, cache_file=cache_file), home=home)
     return _inspected(catalog, named, cache_file)
 
 
@@ -266,8 +267,8 @@ def catalog_cache(cache_dir: str) -> str:
     return os.path.join(cache_dir, "catalog.json")
 
 
-def _as_file(ref: str, folder: str) -> str | None:
-    path = os.path.normpath(os.path.join(folder, os.path.expanduser(ref)))
+def _as_file(ref: str, folder: str, home: str) -> str | None:
+    path = os.path.normpath(os.path.join(folder, expanded(ref, home)))
     for candidate in (path, f"{path}.gguf"):
         if os.path.isfile(candidate):
             return candidate
@@ -284,4 +285,4 @@ def _inspected(catalog: Catalog, paths: Iterable[str], cache_file: str) -> Catal
             models.append(inspect(path, cache_file=cache_file))
         except InputError as error:
             errors.append(CatalogError(path, error.message, error.hint))
-    return Catalog(tuple(models), tuple(errors))
+    return Catalog(tuple(models), tuple(errors), catalog.home)

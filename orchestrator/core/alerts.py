@@ -6,7 +6,7 @@ that each alert is told once when it comes, and once when it has passed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -29,7 +29,8 @@ LEAK_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What an instance took at an instant (boot clock): bytes, and percent of one core."""
+    """What an instance took at an instant (boot clock): bytes, and percent of one core since the
+    sample before."""
 
     at: float
     memory: int
@@ -40,40 +41,91 @@ class Sample:
 class Measured:
     """What is known of one instance. `recent` is dense and short, `trend` sparse and long: all
     that was seen since it had settled. `restarts` are the instants of its restarts, counted from
-    `since` on: what was before that is not known."""
+    `since` on: what was before that is not known, and the run `began` before or after it."""
 
     recent: Sequence[Sample] = ()
     trend: Sequence[Sample] = ()
     restarts: Sequence[float] = ()
     since: float = float("-inf")
+    began: float = float("inf")
+
+    @property
+    def is_of_earlier(self) -> bool:
+        """Whether an earlier daemon may know more of this run."""
+        return self.began < self.since
 
 
 def alerts(
-    limits: Limits, measured: Measured, *, now: float, raised: Collection[str]
+    limits: Limits, measured: Measured, *, now: float, raised: Mapping[str, str]
 ) -> dict[AlertKind, str]:
     """What is wrong now, each with words for people. `raised` is what was so until now."""
     found: dict[AlertKind, str] = {}
-    # Of one that is down nothing new comes: what it took once says nothing of it.
-    if measured.recent and measured.recent[-1].at >= now - CPU_SPAN:
-        took = measured.recent[-1].memory
-        if _passes(took, limits.memory_warn, "memory" in raised):
-            found["memory"] = f"takes {format_size(took)} of memory{_warns(limits.memory_warn)}"
-        span = [one.cpu for one in measured.recent if one.at >= now - CPU_SPAN]
-        covered = measured.recent[0].at <= now - CPU_SPAN * CALM
-        busy = sum(span) / len(span) if span else 0.0
-        if covered and _passes(busy, limits.cpu_warn, "cpu" in raised):
-            found["cpu"] = f"takes {busy:.0f}% of a core for a minute, warn: {limits.cpu_warn:g}%"
-    begin = now - limits.restarts_window
-    often = [at for at in measured.restarts if at >= begin]
-    # Whoever raised it may have counted what is not known here: it stays until that is out.
-    stays = "restarts" in raised and measured.since > begin
-    if limits.restarts_warn is not None and (stays or len(often) >= limits.restarts_warn):
-        window = format_duration(limits.restarts_window)
-        times = "once" if len(often) == 1 else f"{len(often)} times"
-        found["restarts"] = f"was restarted {times} within {window}"
-    if leak := growth(measured.trend):
-        found["leak"] = f"its memory grows steadily, by {format_size(round(leak))} an hour"
+    if memory := _memory(limits, measured, now, raised):
+        found["memory"] = memory
+    if cpu := _cpu(limits, measured, now, raised):
+        found["cpu"] = cpu
+    if restarts := _restarts(limits, measured, now, raised):
+        found["restarts"] = restarts
+    if leak := _leak(measured, raised):
+        found["leak"] = leak
     return found
+
+
+def _memory(limits: Limits, measured: Measured, now: float, raised: Mapping[str, str]) -> str:
+    # Of one that is down nothing new comes: what it took once says nothing of it.
+    if not measured.recent or measured.recent[-1].at < now - CPU_SPAN:
+        return ""
+    took = measured.recent[-1].memory
+    if not _passes(took, limits.memory_warn, "memory" in raised):
+        return ""
+    return f"takes {format_size(took)} of memory{_warns(limits.memory_warn)}"
+
+
+def _cpu(limits: Limits, measured: Measured, now: float, raised: Mapping[str, str]) -> str:
+    if limits.cpu_warn is None:
+        return ""
+    busy = _busy(measured.recent, now - CPU_SPAN)
+    if busy is None:
+        stays = measured.is_of_earlier and measured.since > now - CPU_SPAN
+        return raised.get("cpu", "") if stays else ""
+    if not _passes(busy, limits.cpu_warn, "cpu" in raised):
+        return ""
+    return f"takes {busy:.0f}% of a core for a minute, warn: {limits.cpu_warn:g}%"
+
+
+def _busy(recent: Sequence[Sample], since: float) -> float | None:
+    """The mean from then on; None where too much of that time was not seen.
+
+    Samples may have come every few seconds or once a minute: each counts for its own time.
+    """
+    parts = [
+        (min(after.at - before.at, after.at - since), after.cpu)
+        for before, after in pairwise(recent)
+        if after.at > since
+    ]
+    seen = sum(seconds for seconds, _ in parts)
+    if seen < CPU_SPAN * CALM:
+        return None
+    return sum(seconds * cpu for seconds, cpu in parts) / seen
+
+
+def _restarts(limits: Limits, measured: Measured, now: float, raised: Mapping[str, str]) -> str:
+    begin = now - limits.restarts_window
+    often = sum(at >= begin for at in measured.restarts)
+    if limits.restarts_warn is None:
+        return ""
+    if often < limits.restarts_warn:
+        # Whoever raised it may have counted what is not known here: it stays until that is out.
+        return raised.get("restarts", "") if measured.since > begin else ""
+    times = "once" if often == 1 else f"{often} times"
+    return f"was restarted {times} within {format_duration(limits.restarts_window)}"
+
+
+def _leak(measured: Measured, raised: Mapping[str, str]) -> str:
+    if len(measured.trend) < 2 * TREND_PARTS and measured.is_of_earlier:
+        return raised.get("leak", "")
+    leak = growth(measured.trend, known="leak" in raised)
+    return f"its memory grows steadily, by {format_size(round(leak))} an hour" if leak else ""
 
 
 def over_limit(limits: Limits, measured: Measured) -> str:
@@ -86,8 +138,9 @@ def over_limit(limits: Limits, measured: Measured) -> str:
     return f"takes {format_size(took)} of memory, at most {format_size(limits.memory_max)}"
 
 
-def growth(trend: Sequence[Sample]) -> float | None:
-    """Bytes an hour of a rise that never paused; None where it is no such rise.
+def growth(trend: Sequence[Sample], *, known: bool = False) -> float | None:
+    """Bytes an hour of a rise that never paused; None where it is no such rise. How much it has
+    risen by does not count for one that is `known`.
 
     The least of each part counts, so that what comes and goes is no leak; and a cache that fills
     up has stopped growing by the last part.
@@ -103,7 +156,7 @@ def growth(trend: Sequence[Sample]) -> float | None:
     steps = [after - before for before, after in pairwise(least)]
     rise = least[-1] - least[0]
     steady = min(steps) > 0 and min(steps) >= rise / len(steps) / 4
-    if not steady or rise < max(LEAK_BYTES, LEAK_SHARE * least[0]):
+    if not steady or (not known and rise < max(LEAK_BYTES, LEAK_SHARE * least[0])):
         return None
     return rise / (trend[-1].at - trend[0].at) * len(least) / len(steps) * 3600.0
 

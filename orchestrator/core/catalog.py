@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.core import naming
 from orchestrator.core.spec import FileIdentity
@@ -69,6 +69,23 @@ class Model:
     unfit: str = ""
 
 
+def model_json(model: Model, instances: Sequence[str] = ()) -> dict[str, Any]:
+    """One model as in `models --json`: who it is, then its metadata."""
+    return {
+        "ref": model.ref,
+        "source": model.source,
+        "path": model.path,
+        "engine_hint": model.engine_hint,
+        "size_bytes": model.size_bytes,
+        "parts": list(model.parts),
+        "mmproj": model.mmproj,
+        "aliases": list(model.aliases),
+        "unfit": model.unfit,
+        "loaded_by": list(instances),
+        **asdict(model.metadata),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogError:
     """A file or folder that could not be read, and why; `hint` is what to do, if anything."""
@@ -104,10 +121,14 @@ Lookup = Found | Ambiguous | Unknown
 
 @dataclass(frozen=True)
 class Catalog:
-    """Everything found, and everything that could not be read. (No slots: it keeps its index.)"""
+    """Everything found, and everything that could not be read. (No slots: it keeps its index.)
+
+    `home` is that of whoever asks, for references that begin with `~/`; empty where it is not known.
+    """
 
     models: tuple[Model, ...] = ()
     errors: tuple[CatalogError, ...] = ()
+    home: str = ""
 
     @cached_property
     def index(self) -> Index:
@@ -123,7 +144,7 @@ def find(catalog: Catalog, ref: str, *, folder: str) -> Lookup:
     decides: a file called exactly so is never made ambiguous by one that merely matches.
     """
     index = catalog.index
-    for key in naming.lookup_keys(ref, folder=folder):
+    for key in naming.lookup_keys(naming.expanded(ref, catalog.home), folder=folder):
         hits = index.models(key)
         if len(hits) == 1:
             return Found(hits[0])

@@ -64,7 +64,8 @@ STEADY = "steady"
 """The reason of an event that says once more what is known."""
 
 AGAIN = "again"
-"""In the data of an event: another try of what waits, of which it was said already for what."""
+"""In the data of an event: another try of what waits, of which it was said already for what; or
+what is known, in the words of this moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,18 @@ def _warnings(
         yield told("binary", message, "leave `binary` out to run the image's own")
 
 
+def is_path(ref: str) -> bool:
+    """Whether a reference can only mean a file at its place."""
+    within = "/" in ref and ref.lower().endswith(".gguf") and not ref.startswith("hf:")
+    return within or ref.startswith(("/", "./", "../", "~/"))
+
+
 def strays(exported: Exported) -> Iterator[Problem]:
     """Models that are named by a path, where there is no such path."""
     for profile in exported.profiles:
         for name, config in profile.config.instances.items():
             for ref in on_disk(config):
-                if ref.startswith(("/", "./", "../")):
+                if is_path(ref):
                     path = ("instances", name)
                     message = f"{name} names a model by its path, {ref}, which is not there"
                     hint = f"name it {ref.rpartition('/')[2]}, and put it on the volume"

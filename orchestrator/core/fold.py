@@ -67,7 +67,8 @@ def _begun(status: InstanceStatus | None, event: Event) -> InstanceStatus:
         restarts=(status.restarts if status else 0) + _counts(event),
         failures=known.failures if known else (),
         streak=known.streak if known else 0,
-        alerts=tuple(one for one in status.alerts if one.kind == "restarts") if status else (),
+        # Whoever measures says that they are over: nobody else would hear of it.
+        alerts=status.alerts if status else (),
         fallback=status.fallback if status else None,
         rejected=kept_rejection(status, event.spec) if status else None,
         models=rows_of_next_run(status, event.spec) if status else (),

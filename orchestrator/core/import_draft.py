@@ -49,15 +49,22 @@ GONE = _Gone()
 class Remark:
     """One thing to know about an import.
 
-    `line` counts from 1 and is 0 where no line of the source is meant, `path` is what the source
-    calls it, `at` where in the profile it is said.
+    `key` is what it is about, in the part of the source that is `part`; `line` counts from 1 and is
+    0 where no line is meant; `at` is where in the profile it is said.
     """
 
     kind: Kind
     message: str
-    path: str = ""
+    part: str = ""
+    key: str = ""
     line: int = 0
     at: Path = ()
+
+    @property
+    def path(self) -> str:
+        """All of what it is about, as the source calls it."""
+        between = " " if self.part.endswith("]") else "."
+        return between.join(word for word in (self.part, self.key) if word)
 
     @property
     def instance(self) -> str:
@@ -96,13 +103,17 @@ class Notes:
 
     remarks: list[Remark] = field(default_factory=list[Remark])
 
-    def lost(self, message: str, *, path: str = "", line: int = 0, at: Path = ()) -> None:
+    def lost(
+        self, message: str, *, part: str = "", key: str = "", line: int = 0, at: Path = ()
+    ) -> None:
         """Note what could not be carried over."""
-        self.remarks.append(Remark("lost", message, path, line, at))
+        self.remarks.append(Remark("lost", message, part, key, line, at))
 
-    def changed(self, message: str, *, path: str = "", line: int = 0, at: Path = ()) -> None:
+    def changed(
+        self, message: str, *, part: str = "", key: str = "", line: int = 0, at: Path = ()
+    ) -> None:
         """Note what is not quite as it was."""
-        self.remarks.append(Remark("changed", message, path, line, at))
+        self.remarks.append(Remark("changed", message, part, key, line, at))
 
 
 def read_foreign(data: bytes, file: str) -> Source:

@@ -36,6 +36,7 @@ SPELLINGS: Mapping[str, str] = {
 }
 """What is a key of its own in a profile, or has a meaning here: known whatever the table says."""
 
+NO_PORT = "it holds ${PORT}: the port is chosen when it starts"
 _PLACES = ("model", "hf-repo", "hf-file", "mmproj", "host", "port")
 _ELSEWHERE = {
     "model-url": "a profile names a model on this machine: download it, and name the file",
@@ -67,13 +68,14 @@ class Row(Protocol):
     def downloads(self) -> bool: ...
 
 
-class Table(Protocol):
+@dataclass(frozen=True, slots=True)
+class Table:
     """The flags of a llama-server, by each spelling and by variable."""
 
-    @property
-    def by_spelling(self) -> Mapping[str, Row]: ...
-    @property
-    def by_env(self) -> Mapping[str, Row]: ...
+    by_spelling: Mapping[str, Row]
+    by_env: Mapping[str, Row]
+    program: str = "the llama-server found here"
+    """What messages call whose flags they are."""
 
 
 @dataclass(slots=True)
@@ -94,7 +96,8 @@ class Secrets:
 
 @dataclass(slots=True)
 class Settings:
-    """The settings of one server while they are read; `source` is what messages call their place.
+    """The settings of one server while they are read; `part` and `key` say where they stand in the
+    source.
 
     `ours` is false where another program than that of the table is to run. `at` is the place in
     the profile, `line` that in the source.
@@ -105,7 +108,8 @@ class Settings:
     secrets: Secrets
     folder: str
     at: Path
-    source: str
+    part: str
+    key: str = ""
     line: int = 0
     ours: bool = True
     places: dict[str, str] = field(default_factory=dict[str, str])
@@ -123,7 +127,7 @@ class Settings:
         while rest:
             word = rest.pop(0)
             if not word.startswith("-") or len(word) < 2:
-                self._lost("a word that belongs to no flag was left out")
+                self.lost("a word that belongs to no flag was left out")
                 continue
             self._word(word, rest)
 
@@ -144,9 +148,9 @@ class Settings:
             self._set(key, row, rest.pop(0), word)
         elif row and "on" in row.choices:
             self._set(key, row, "on", word)
-            self._changed(f"{word} stands there without a value: `on` is meant", ("flags", key))
+            self.changed("it stands there without a value: `on` is meant", ("flags", key), word)
         else:
-            self._lost(f"{word} needs a value, and has none")
+            self.lost("it needs a value, and has none", word)
 
     def _row(self, word: str) -> tuple[str, Row | None]:
         """The spelling that a word is, and its row; llama-server takes `_` for `-`."""
@@ -197,7 +201,7 @@ class Settings:
         """A value that is always text: of a flag without one it says whether it is on."""
         if row is None or row.kind not in ("bare", "pair"):
             if row is not None and row.kind == "two":
-                self._lost(f"{word} takes two values, which cannot be said there")
+                self.lost("it takes two values, which cannot be said there", word)
                 return
             # Of a line that is given twice, the last one counts.
             self.flags.pop(key, None)
@@ -205,7 +209,8 @@ class Settings:
             return
         on = value not in TRUTHY if negated else value not in FALSY
         if value not in TRUTHY | FALSY:
-            self._changed(f"{word} takes no value: it counts as {on}".lower(), ("flags", key))
+            said = "true" if on else "false"
+            self.changed(f"it takes no value: this counts as {said}", ("flags", key), word)
         self._set(key, row, on, word)
 
     # --- all of them ---------------------------------------------------------------------------
@@ -213,7 +218,7 @@ class Settings:
     def _set(self, key: str, row: Row | None, value: FlagValue, word: str) -> None:
         """Take one setting under its name in a profile."""
         if isinstance(value, str) and PORT in value and key != "port":
-            self._lost(f"{word} holds ${{PORT}}: the port is chosen when it starts")
+            self.lost(NO_PORT, word)
             return
         if key in _PLACES:
             self.places[key] = (
@@ -222,7 +227,7 @@ class Settings:
             return
         refused = _ELSEWHERE.get(key) or _refused(row)
         if refused:
-            self._lost(f"{word}: {refused}")
+            self.lost(refused, word)
             return
         if is_secret_name(key):
             self._secret(key, str(value), word)
@@ -251,19 +256,18 @@ class Settings:
         wanted = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN"}.get(key) or key.upper()
         name = self.secrets.reference(wanted.replace("-", "_"), value, str(self.at[-1]))
         self.flags[key] = env_reference(name)
-        self._changed(secret_told(word, name), ("flags", key))
+        self.changed(secret_told(name), ("flags", key), word)
 
     def _unknown(self, word: str, values: list[str]) -> None:
         """A flag that the table does not have."""
         if any(PORT in value for value in values):
-            self._lost(f"{word} holds ${{PORT}}: the port is chosen when it starts")
+            self.lost(NO_PORT, word)
         elif is_secret_name(word.lstrip("-")):
             self._secret(word.lstrip("-"), ",".join(values), word)
         elif self.ours and self.table is not None:
             self.args += [word, *values]
-            self._changed(
-                f"{word} is no flag of the llama-server here: passed on as it is", ("args",)
-            )
+            message = f"no flag of {self.table.program}: passed on, and may be refused"
+            self.changed(message, ("args",), word)
         else:
             self.flags[word.lstrip("-")] = typed(values[0]) if values else True
 
@@ -272,17 +276,23 @@ class Settings:
         self.relative = self.relative or (whole != path and not path.startswith("~/"))
         return whole
 
-    def _lost(self, message: str) -> None:
-        self.notes.lost(message, path=self.source, line=self.line, at=self.at)
+    def lost(self, message: str, word: str = "") -> None:
+        """Note that what is being read was lost, or one `word` of it."""
+        key = self._about(word)
+        self.notes.lost(message, part=self.part, key=key, line=self.line, at=self.at)
 
-    def _changed(self, message: str, below: Path) -> None:
-        at = (*self.at, *below)
-        self.notes.changed(message, path=self.source, line=self.line, at=at)
+    def changed(self, message: str, below: Path = (), word: str = "") -> None:
+        """Note something about what is being read, at a place `below` that of the settings."""
+        at, key = (*self.at, *below), self._about(word)
+        self.notes.changed(message, part=self.part, key=key, line=self.line, at=at)
+
+    def _about(self, word: str) -> str:
+        return self.key if word.lstrip("-") in ("", self.key) else f"{self.key} {word}"
 
 
-def secret_told(word: str, name: str) -> str:
+def secret_told(name: str) -> str:
     """What is said where a secret was left out."""
-    return f"the secret of {word} is not written here: set {name} in the shell that applies this"
+    return f"the secret is not written here: set {name} in the shell that applies this"
 
 
 def _refused(row: Row | None) -> str:

@@ -40,11 +40,10 @@ class Drafting:
     ports: dict[int, str] = field(default_factory=dict[int, str])
     relative: bool = False
 
-    def settings(self, at: Path, source: str, line: int) -> Settings:
+    def settings(self, at: Path, part: str, key: str, line: int) -> Settings:
         """Settings that are about to be read, for the place `at` of the profile."""
-        return Settings(
-            self.here.table, self.notes, self.secrets, self.here.folder, at, source, line
-        )
+        here = self.here
+        return Settings(here.table, self.notes, self.secrets, here.folder, at, part, key, line)
 
     def body(self, read: Settings, more: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of an instance, in the order in which people write them. `more` are keys of
@@ -81,7 +80,7 @@ class Drafting:
         said = "several files of it are" if several else "it is not"
         todo = "name one of them" if several else f"download it (`hf download {name[:100]}`)"
         message = f"a model is never downloaded: {said} in the local Hugging Face cache; {todo}"
-        read.notes.changed(message, path=read.source, line=read.line, at=(*read.at, "model"))
+        read.changed(message, ("model",))
         return refs[-1]
 
     def _port(self, read: Settings) -> str | int | None:
@@ -93,13 +92,13 @@ class Drafting:
             return said
         port, at = typed(said), read.at
         if not isinstance(port, int) or not 1 <= port <= 65535:
-            read.notes.lost("its port is none", path=read.source, line=read.line, at=at)
+            read.lost("its port is none")
             return None
         owner = self.ports.setdefault(port, str(at[-1]))
         if owner == at[-1]:
             return port
         message = f"port {port} is that of {owner!r}, and both run at once here: another is chosen"
-        read.notes.changed(message, path=read.source, line=read.line, at=at)
+        read.changed(message)
         return None
 
     def said_of_paths(self) -> None:

@@ -70,7 +70,7 @@ class _Draft:
         self.env[name] = value
         if is_secret_name(name):
             self.env[name] = env_reference(name)
-            self.notes.changed(secret_told(name, name), path=name, at=(*_AT, "env", name))
+            self.notes.changed(secret_told(name), key=name, at=(*_AT, "env", name))
 
     def _setting(self, setting: str, value: str) -> None:
         """The first reading of a value that the setting takes; Ollama takes any other word of a
@@ -86,10 +86,10 @@ class _Draft:
         if self._fits(setting, True):
             self.settings[setting] = True
             message = "Ollama takes this for true"
-            self.notes.changed(message, path=name, at=(*_AT, "settings", setting))
+            self.notes.changed(message, key=name, at=(*_AT, "settings", setting))
             return
         message = "Ollama passes over this value, for it cannot read it"
-        self.notes.lost(message, path=name, at=(*_AT, "settings"))
+        self.notes.lost(message, key=name, at=(*_AT, "settings"))
 
     def _fits(self, setting: str, value: FlagValue) -> bool:
         try:
@@ -105,7 +105,7 @@ class _Draft:
             parts = urlsplit(f"//{rest if separator else value}")
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            self.notes.lost("this is no address", path="OLLAMA_HOST", at=_AT)
+            self.notes.lost("this is no address", key="OLLAMA_HOST", at=_AT)
             return
         usual = {"http": 80, "https": 443}.get(scheme if separator else "", USUAL_PORT)
         if host in _LOCAL or self.here.unit.get("OLLAMA_HOST") == value:
@@ -113,7 +113,7 @@ class _Draft:
             self.port = usual if port is None else port
             return
         message = "it names a server on another machine; this instance is one on this machine"
-        self.notes.lost(message, path="OLLAMA_HOST", at=_AT)
+        self.notes.lost(message, key="OLLAMA_HOST", at=_AT)
 
 
 def translate_ollama(here: OllamaHere) -> Imported:
@@ -124,7 +124,7 @@ def translate_ollama(here: OllamaHere) -> Imported:
     for name in sorted({**unit, **shell}):
         if name in unit and name in shell and unit[name] != shell[name]:
             message = "the service and this shell differ: the shell's is taken"
-            draft.notes.changed(message, path=name, at=_AT)
+            draft.notes.changed(message, key=name, at=_AT)
         draft.take(name, shell.get(name, unit.get(name, "")))
     if here.running and (draft.settings or draft.env):
         draft.notes.changed(

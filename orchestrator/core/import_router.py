@@ -40,7 +40,7 @@ class _Translation:
             shared = section if section.name == GLOBAL else shared
             if section.again:
                 message = "this section comes twice: what it said before counts for nothing"
-                self._notes.changed(message, path=f"[{section.name}]", line=section.number)
+                self._notes.changed(message, part=f"[{section.name}]", line=section.number)
         base, grace = self._read(shared, _DEFAULTS)
         for section in self._sections:
             if section.name != GLOBAL:
@@ -85,12 +85,7 @@ class _Translation:
         if "model" in body:
             self._instances[name] = body
             return
-        self._notes.lost(
-            "it names no model, and none of this name was found",
-            path=f"[{section.name}]",
-            line=section.number,
-            at=at,
-        )
+        read.lost("it names no model, and none of this name was found")
 
     def _model(self, section: Section, read: Settings, base: Settings) -> None:
         """The model of a section that names none: what all have, or what it is called."""
@@ -105,25 +100,25 @@ class _Translation:
 
     def _read(self, section: Section, at: Path) -> tuple[Settings, str]:
         """The settings of a section, and the time it is given to stop."""
-        read = self._drafting.settings(at, f"[{section.name}]", section.number)
+        read = self._drafting.settings(at, f"[{section.name}]", "", section.number)
         grace = ""
         for line in section.lines:
-            read.source, read.line = f"[{section.name}] {line.key}", line.number
+            read.key, read.line = line.key, line.number
             if line.cut:
                 message = f"its value ends before {line.cut!r}, as llama-server reads it"
-                self._notes.changed(message, path=read.source, line=line.number, at=at)
+                read.changed(message)
             if line.key == "stop-timeout":
                 grace = self._grace(line, read)
             elif line.key not in ("version", "load-on-startup") and not self._routers(line, read):
                 read.preset(line.key, line.value)
-        read.source, read.line = f"[{section.name}]", section.number
+        read.key, read.line = "", section.number
         return read, grace
 
     def _grace(self, line: Line, read: Settings) -> str:
         if line.value.isascii() and line.value.isdecimal() and len(line.value) < 10:
             return f"{line.value}s"
         message = "expected a whole number of seconds"
-        self._notes.lost(message, path=read.source, line=line.number, at=read.at)
+        read.lost(message)
         return ""
 
     def _routers(self, line: Line, read: Settings) -> bool:
@@ -132,7 +127,7 @@ class _Translation:
         if key not in _ROUTERS:
             return False
         message = "the router sets this itself, and so nothing was carried over"
-        self._notes.lost(message, path=read.source, line=line.number, at=read.at)
+        read.lost(message)
         return True
 
 

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+SLEEP = "sleep-idle-seconds"
+"""The flag by which a llama-server gives its memory back by itself."""
+UNKNOWN = "nothing is known of this"
+AT_ONCE = (
+    "llama-swap loads a model when somebody asks for it, and unloads others for it; here all of "
+    "these run from the start, each at a port of its own. For one at a time make a profile of "
+    "each, and switch with `orchestrate apply`"
+)
+ALIASES = "at its own port it answers to any name; one address for all of them would need a gateway"
+NOTED = frozenset({"useModelName"})
+"""Keys of which nothing is lost, though nothing is carried over."""
+
 _PROXY = "of llama-swap's own proxy; here clients talk to the servers themselves"
 _ROUTE = "nothing routes requests by the name of a model here; that would need a gateway"
 _TOGETHER = "all instances run at once: nothing is unloaded for another"
@@ -62,3 +74,11 @@ MODEL_KEYS: Mapping[str, str] = {
     "unloadTimeout": "",
     "useModelName": "a llama-server answers to any model name",
 }
+
+
+def sleeping(idle: int) -> str:
+    """What is said where a time to live became a time to sleep."""
+    return (
+        f"the server itself gives its memory back after {idle} idle seconds, and loads again when "
+        "it is asked; its process stays"
+    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from orchestrator.core.import_draft import GONE, Imported, Remark, spelled
 from orchestrator.core.problem import Path
 
 WIDTH = 100
-_PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z]([\w./:-]*\w)?", re.ASCII)
+_PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z]([\w./:-]*\w)?|\d+(\.\d+){3}|\d+(ms|s|m|h)", re.ASCII)
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 KINDS = {"lost": "not carried over", "changed": "note"}
 
@@ -77,13 +77,24 @@ def _entry(
 
 
 def _remarks(remarks: Sequence[Remark], depth: int) -> Iterator[str]:
-    for remark in remarks:
-        yield from _comment(f"{KINDS[remark.kind]}: {told(remark)}", depth)
+    for first, *others in grouped(remarks):
+        # Within an instance, what it is about is clear.
+        names = [one.key if one.instance else one.path for one in (first, *others)]
+        yield from _comment(f"{KINDS[first.kind]}: {told(first, names)}", depth)
 
 
-def told(remark: Remark) -> str:
+def grouped(remarks: Iterable[Remark]) -> list[list[Remark]]:
+    """Remarks of one place that say the same of several keys, together."""
+    groups: dict[tuple[str, str, Path], list[Remark]] = {}
+    for one in remarks:
+        groups.setdefault((one.kind, one.message, one.at), []).append(one)
+    return list(groups.values())
+
+
+def told(remark: Remark, names: Sequence[str]) -> str:
     """A remark in one sentence, what it is about first."""
-    return f"{remark.path}: {remark.message}" if remark.path else remark.message
+    said = ", ".join(name for name in names if name)
+    return f"{said}: {remark.message}" if said else remark.message
 
 
 def _comment(text: str, depth: int) -> list[str]:
@@ -114,6 +125,8 @@ def _text(text: str) -> str:
     """Plain where that is safe, else as a JSON string, which YAML reads too."""
     if _PLAIN.fullmatch(text) and text.casefold() not in _WORDS:
         return text
+    if '"' in text and "'" not in text and text.isprintable():
+        return f"'{text}'"
     quoted = json.dumps(text, ensure_ascii=False)
     return quoted if quoted.isprintable() else "".join(map(_character, quoted))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from orchestrator.core.catalog import Ambiguous, Catalog, CatalogError, Unknown
+from orchestrator.core.naming import expanded
 from orchestrator.core.problem import listing
 
 
@@ -29,7 +30,7 @@ def not_found(
 
 def _broken_file(catalog: Catalog, ref: str, folder: str) -> CatalogError | None:
     """A file that is there but cannot be read says more than a model that is not known."""
-    wanted = posixpath.normpath(posixpath.join(folder, ref))
+    wanted = posixpath.normpath(posixpath.join(folder, expanded(ref, catalog.home)))
     stems = {posixpath.basename(ref), f"{posixpath.basename(ref)}.gguf"}
     for error in catalog.errors:
         if error.path == wanted or posixpath.basename(error.path) in stems:

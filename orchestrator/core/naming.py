@@ -31,6 +31,11 @@ _QUANT = re.compile(
 )
 
 
+def expanded(ref: str, home: str) -> str:
+    """A reference with the `~` of a path below one's home written out, where that is known."""
+    return posixpath.join(home, ref[2:]) if home and ref.startswith("~/") else ref
+
+
 def lookup_keys(ref: str, *, folder: str) -> Iterator[Key]:
     """The keys to try for what a person wrote, in order."""
     if ref.startswith("hf:"):

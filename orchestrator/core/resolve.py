@@ -18,6 +18,7 @@ from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.lookup import not_found
 from orchestrator.core.modelfile import ModelfileOnDisk
+from orchestrator.core.naming import expanded
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.port import PortChooser
 from orchestrator.core.problem import Path, Problem
@@ -293,8 +294,9 @@ class _Instance:
         mmproj = given("mmproj", config, self._loaded.config.defaults.llama_server)
         if mmproj is None:
             return model.mmproj if model is not None else None
-        path = posixpath.normpath(posixpath.join(self._folder, mmproj))
-        known = {other.mmproj for other in self._around.catalog.models}
+        catalog = self._around.catalog
+        path = posixpath.normpath(posixpath.join(self._folder, expanded(mmproj, catalog.home)))
+        known = {other.mmproj for other in catalog.models}
         if path in known:
             return path
         found = self._model("mmproj", mmproj)

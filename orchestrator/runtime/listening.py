@@ -32,7 +32,7 @@ def bind_tcp(host: str, port: int) -> TcpListener:
             f"the control API cannot listen on {host!r}: no such address",
             hint="name an address of this machine, as in 127.0.0.1:7717",
         ) from error
-    # With its protocol: only then asyncio has answers sent at once, and not when they are acknowledged.
+    # With its protocol: only then asyncio sends answers at once, acknowledged or not.
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

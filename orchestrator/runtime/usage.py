@@ -46,7 +46,8 @@ class UsageMeter:
         """
         keys: dict[str, _Key] = {**leaders, **(foreign or {})}
         now = time.monotonic()
-        if now - self._taken_at < MIN_SPAN and keys.keys() == self._last.keys():
+        # By what they are: of another process of that name nothing is known yet.
+        if now - self._taken_at < MIN_SPAN and keys == self._keys:
             return self._last
         stats = self._stats(now, anew=keys != self._keys)
         self._keys = keys

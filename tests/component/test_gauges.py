@@ -14,6 +14,7 @@ from orchestrator.control import gauges
 from orchestrator.control.bus import Bus
 from orchestrator.control.gauges import Gauges
 from orchestrator.core.event import Event, EventType
+from orchestrator.core.fold import fold
 from orchestrator.core.spec import Command, Endpoint, InstanceSpec, Limits
 from orchestrator.core.status import Alert, InstanceStatus, Phase, ProcessRef
 
@@ -48,10 +49,13 @@ class Looks:
         self._gauges = Gauges(self.bus, cast(Any, self._reconciler))
         self.status = status
 
-    def told(self) -> list[tuple[str, str]]:
+    def events(self) -> list[Event]:
         self._reconciler.observed = {"a": self.status}
         self._gauges.look()
-        return [(one.type.value, one.reason) for one in self.bus.drain() if isinstance(one, Event)]
+        return [one for one in self.bus.drain() if isinstance(one, Event)]
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(one.type.value, one.reason) for one in self.events()]
 
 
 def test_a_restarts_alert_outlives_the_daemon_that_raised_it(clock: type[Clock]) -> None:
@@ -76,7 +80,64 @@ def test_what_is_down_takes_nothing(clock: type[Clock]) -> None:
     assert looks.told() == [("alert-over", "memory")]
 
 
+def test_what_is_told_of_a_run_is_over_with_it(clock: type[Clock]) -> None:
+    """Also where one ends and the next begins between two looks."""
+    busy = Alert("cpu", "takes 100% of a core for a minute")
+    first = InstanceStatus("a", Phase.READY, SPEC, start_id="1", process=OURS, alerts=(busy,))
+    looks = Looks(replace(first, spec=CALM, started_at=10.0))
+    assert looks.told() == []
+    clock.now += 2
+    next_run = Event(
+        EventType.STARTING, "a", reason="restart", data={"start_id": "2"}, spec=CALM, at=clock.now
+    )
+    looks.status = fold({"a": looks.status}, next_run)["a"]
+    assert looks.told() == [("alert-over", "cpu")]
+
+
+def test_with_the_last_limit_goes_its_alert_at_once(clock: type[Clock]) -> None:
+    alert = Alert("memory", "takes too much")
+    looks = Looks(InstanceStatus("a", Phase.READY, SPEC, process=OURS, alerts=(alert,)))
+    looks.told()
+    clock.now += 2
+    looks.status = replace(looks.status, spec=UNLIMITED)
+    assert looks.told() == [("alert-over", "memory")]
+
+
+def test_an_alert_says_what_is_so_by_now_once_a_minute(clock: type[Clock]) -> None:
+    old = Alert("memory", "takes what it took then")
+    looks = Looks(InstanceStatus("a", Phase.READY, SPEC, process=OURS))
+    assert looks.told() == [("alert", "memory")]
+    looks.status = replace(looks.status, alerts=(old,))
+    clock.now += 2
+    assert looks.told() == []
+    clock.now += 60
+    [event] = looks.events()
+    assert (event.type, event.reason) == (EventType.ALERT, "memory")
+    # It is shown, and fills no timeline.
+    assert event.transient
+    looks.status = fold({"a": looks.status}, event)["a"]
+    assert looks.status.alerts[0].message.startswith("takes ")
+    assert looks.status.alerts != (old,)
+
+
+def test_restarts_of_a_namesake_are_not_those_of_this_one(clock: type[Clock]) -> None:
+    limited = replace(SPEC, limits=Limits(restarts_warn=2, restarts_window=60.0))
+    looks = Looks(InstanceStatus("a", Phase.READY, limited, restarts=1))
+    assert looks.told() == []
+    looks.status = replace(looks.status, restarts=2)
+    clock.now += 2
+    assert looks.told() == []
+    # Forgotten and declared again between two looks, and then restarted once.
+    looks.status = replace(looks.status, restarts=0)
+    clock.now += 2
+    assert looks.told() == []
+    looks.status = replace(looks.status, restarts=1)
+    clock.now += 2
+    assert looks.told() == []
+
+
 UNLIMITED = replace(SPEC, limits=Limits())
+CALM = replace(SPEC, limits=Limits(cpu_warn=1e9))
 
 
 class Counting(Gauges):

@@ -66,6 +66,14 @@ def test_memory_is_that_of_the_whole_group() -> None:
         assert took.cpu_percent == 0.0, "nothing to compare with yet"
 
 
+def test_what_one_took_is_never_told_of_its_successor() -> None:
+    """They have the same name, and may come within one look's span."""
+    meter = UsageMeter()
+    with group(60) as (before, _), group(5) as (after, _):
+        large = meter.read({"a": before})["a"].memory_bytes
+        assert meter.read({"a": after})["a"].memory_bytes < large / 2
+
+
 def test_each_group_counts_for_itself() -> None:
     with group(5) as (small, _), group(40) as (large, _):
         found = UsageMeter().read({"small": small, "large": large})

@@ -1,4 +1,4 @@
-"""The control API of a real daemon, over its socket and over TCP: as scripts and attackers use it."""
+"""The control API of a real daemon, on its socket and over TCP, as scripts and attackers use it."""
 
 from __future__ import annotations
 
@@ -110,33 +110,45 @@ expected-statuses = ["2xx", "3xx", "401", "404", "409", "422"]
 """What is right by its form may still name what there is not, or a file that is wrong."""
 
 
+@pytest.mark.timeout(300)
 def test_what_is_told_of_is_what_is_served_whatever_is_asked(
     served: Served, tmp_path: Path
 ) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text(JUDGED)
+    tried = 0
+    # As much as there is time for; on a machine that is busy with other things, a second run.
+    for seconds in (12, 90):
+        ran = generated(served, config, seconds)
+        said = ran.stdout[-8000:] + ran.stderr[-2000:]
+        found = re.search(r"(\d+) generated", ran.stdout)
+        tried = int(found[1]) if found else 0
+        assert ran.returncode == 0 or not tried, said
+        if tried > 50:
+            break
+    assert tried > 50, said
+    assert "Traceback" not in served.world.log()
+
+
+def generated(served: Served, config: Path, seconds: int) -> subprocess.CompletedProcess[str]:
+    """What schemathesis finds in so many seconds."""
     left_out = [f"--exclude-path={path}" for path in (*ENDS_THE_DAEMON, LOCAL)]
-    ran = subprocess.run(
+    return subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", f"--config-file={config}", "run"),
             f"http://127.0.0.1:{served.port}/openapi.json",
             *("-H", f"Authorization: Bearer {TOKEN}", "--no-color", "--warnings=off"),
             # Who is let in is asked below; here, that would end in 429.
             *("--phases=coverage,fuzzing", "--exclude-checks=ignored_auth"),
-            *("--max-time=12", "--rate-limit=150/s", f"--request-timeout={PATIENCE:.0f}"),
+            *(f"--max-time={seconds}", "--rate-limit=150/s", f"--request-timeout={PATIENCE:.0f}"),
             *left_out,
         ],
-        cwd=tmp_path,
+        cwd=config.parent,
         env={**served.world.env, "SCHEMATHESIS_HOOKS": "tests.api_hooks", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=240,
     )
-    assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
-    tried = re.search(r"(\d+) generated, (\d+) passed", ran.stdout)
-    assert tried, ran.stdout[-2000:]
-    assert int(tried[1]) > 50
-    assert "Traceback" not in served.world.log()
 
 
 def test_every_route_answers_without_a_token_as_it_is_told(served: Served) -> None:

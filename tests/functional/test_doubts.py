@@ -32,7 +32,10 @@ instances:
     assert "rope scaling stretches it" in ran.err
     assert ran.out == f"{own}: ok, 5 instances\n"
     warnings = world.run("validate", "--json", own).json["warnings"]
-    assert [(one["line"], one["path"].rpartition(".")[2]) for one in warnings] == [(4, "host"), (7, "ctx-size")]
+    assert [(one["line"], one["path"].rpartition(".")[2]) for one in warnings] == [
+        (4, "host"),
+        (7, "ctx-size"),
+    ]
 
 
 def test_it_is_never_in_the_way(world: World) -> None:

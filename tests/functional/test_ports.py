@@ -96,7 +96,7 @@ def test_a_port_taken_between_the_check_and_the_start(world: World) -> None:
 def test_an_answer_from_somebody_else_is_not_ready(world: World) -> None:
     port, go = world.port(), world.folder / "go"
     late = fake(
-        f"wait={go}", port=port, readiness={"timeout": "700ms"}, restart={"policy": "never"}
+        f"wait={go}", port=port, readiness={"timeout": "1200ms"}, restart={"policy": "never"}
     )
     world.run("apply", "--no-wait", world.profile({"a": late}))
     until_row(world, "a", lambda r: r["phase"] == "starting" and r["pid"])
@@ -112,19 +112,21 @@ def test_an_answer_from_somebody_else_is_not_ready(world: World) -> None:
 
 def test_an_automatic_port_sticks(any_world: World) -> None:
     world = any_world
-    one = world.profile({"a": None, "b": None}, name="one.yaml")
-    two = world.profile({"c": None}, name="two.yaml")
+    # Not names that tests beside this one use: what an automatic port is depends on the name.
+    a, b, c = "sticky-a", "sticky-b", "sticky-c"
+    one = world.profile({a: None, b: None}, name="one.yaml")
+    two = world.profile({c: None}, name="two.yaml")
     world.run("apply", one)
     before = {name: row["port"] for name, row in rows(world).items()}
     assert len(set(before.values())) == 2
 
     # Across an edit that replaces it, a switch and back, and daemons.
-    world.profile({"a": {"flags": {"ctx-size": 512}}, "b": None}, name="one.yaml")
-    pid = rows(world)["a"]["pid"]
-    until_row(world, "a", lambda r: r["phase"] == "ready" and r["pid"] != pid)
-    assert rows(world)["a"]["port"] == before["a"]
+    world.profile({a: {"flags": {"ctx-size": 512}}, b: None}, name="one.yaml")
+    pid = rows(world)[a]["pid"]
+    until_row(world, a, lambda r: r["phase"] == "ready" and r["pid"] != pid)
+    assert rows(world)[a]["port"] == before[a]
     world.run("apply", two)
-    assert rows(world)["c"]["port"] not in before.values()
+    assert rows(world)[c]["port"] not in before.values()
     kill_daemon(world)
     world.run("apply", one)
     assert {name: row["port"] for name, row in rows(world).items()} == before

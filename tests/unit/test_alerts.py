@@ -19,7 +19,8 @@ def takes(memory: int = 0, cpu: float = 0.0, *, since: float = 60.0) -> list[Sam
 
 
 def told(limits: Limits, measured: Measured, *raised: str) -> dict[str, str]:
-    return {**alerts(limits, measured, now=NOW, raised=raised)}
+    known = dict.fromkeys(raised, "as it was told")
+    return {**alerts(limits, measured, now=NOW, raised=known)}
 
 
 def test_without_limits_nothing_is_told() -> None:
@@ -47,6 +48,31 @@ def test_a_burst_of_cpu_is_none() -> None:
     assert "100% of a core" in told(limits, Measured(takes(cpu=100.0)))["cpu"]
 
 
+def test_what_was_measured_once_a_minute_counts_for_its_minute() -> None:
+    """A limit was declared just now: two seconds of work are no minute of it."""
+    limits = Limits(cpu_warn=80.0)
+    sparse = [Sample(NOW - ago, 0, 10.0) for ago in (182, 122, 62, 2)]
+    assert told(limits, Measured([*sparse, Sample(NOW, 0, 800.0)])) == {}
+    busy = [Sample(NOW - ago, 0, 100.0) for ago in (182, 122, 62, 2)]
+    assert "100% of a core" in told(limits, Measured([*busy, Sample(NOW, 0, 100.0)]))["cpu"]
+
+
+def test_what_an_earlier_daemon_told_stays_until_it_could_be_seen_here() -> None:
+    limits, earlier = Limits(cpu_warn=80.0), NOW - 3600
+    said = {"cpu": "as it was told", "leak": "as it was told"}
+    just_now = Measured(takes(cpu=100.0, since=10), since=NOW - 10, began=earlier)
+    assert told(limits, just_now, "cpu", "leak") == said
+    # Of a run that began here, all is known.
+    anew = Measured(takes(cpu=100.0, since=10), since=NOW - 10, began=NOW - 8)
+    assert told(limits, anew, "cpu", "leak") == {}
+    # What is not asked for any more is over, whoever told it; and what was seen is what counts.
+    assert told(Limits(), just_now, "cpu") == {}
+    calm = Measured(takes(cpu=10.0), trend(*[1000] * 13), since=NOW - 900, began=earlier)
+    assert told(limits, calm, "cpu", "leak") == {}
+    down = Measured(since=NOW - 61, began=earlier)
+    assert told(limits, down, "cpu") == {}
+
+
 def test_restarts_within_their_window() -> None:
     limits = Limits(restarts_warn=3, restarts_window=60.0)
     assert told(limits, Measured(restarts=[NOW - 61, NOW - 2, NOW - 1])) == {}
@@ -62,7 +88,8 @@ def test_what_was_measured_long_ago_says_nothing() -> None:
 
 def test_restarts_are_not_over_before_they_could_have_been_counted() -> None:
     limits = Limits(restarts_warn=3, restarts_window=60.0)
-    assert "restarts" in told(limits, Measured(since=NOW - 59), "restarts")
+    stays = told(limits, Measured(since=NOW - 59), "restarts")
+    assert stays == {"restarts": "as it was told"}
     assert told(limits, Measured(since=NOW - 61), "restarts") == {}
     assert told(limits, Measured(since=NOW - 59)) == {}
     assert told(Limits(), Measured(since=NOW - 59), "restarts") == {}
@@ -87,6 +114,14 @@ def test_a_steady_rise_is_a_leak_and_says_how_fast() -> None:
     assert leak == pytest.approx(600 * MIB, rel=0.1)
     found = told(Limits(), Measured(trend=trend(*(1000 + 10 * m for m in range(60)))))
     assert found["leak"].startswith("its memory grows steadily")
+
+
+def test_a_leak_that_slows_down_is_one_until_it_pauses() -> None:
+    slow = trend(*(1000 + minute for minute in range(60)))
+    assert told(Limits(), Measured(trend=slow)) == {}
+    assert "leak" in told(Limits(), Measured(trend=slow), "leak")
+    level = trend(*(1000 + min(minute, 40) for minute in range(60)))
+    assert told(Limits(), Measured(trend=level), "leak") == {}
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,13 @@ def found(text: str, engine: StandIn | InputError | None = None) -> list[tuple[s
     return [(f"{p.place.line}:{p.place.column}", p.message) for p in problems]
 
 
+def test_a_model_below_the_home_of_whoever_asks() -> None:
+    text = "instances: {a: {model: ~/tiny.gguf, mmproj: ~/eyes.gguf}}"
+    at_home = replace(CATALOG, home="/models")
+    assert not resolved(text, catalog=at_home).problems
+    assert "unknown model '~/tiny.gguf'" in found(text)[0][1]
+
+
 # --- what is right --------------------------------------------------------------------------------
 
 FULL = """\

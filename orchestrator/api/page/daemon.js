@@ -38,6 +38,10 @@ export async function events(recent) {
   return lines.filter((line) => line.startsWith('data: ')).map((line) => JSON.parse(line.slice(6)));
 }
 
+// Of what is only progress the daemon keeps nothing, and the next one gives its id again.
+const PASSING = ['progress', 'model-progress', 'look', 'looked'];
+export const isKept = ({ type, reason, data }) => !PASSING.includes(type) && reason !== 'steady' && !data?.again;
+
 const REFRESH = 2000;
 const SILENT = 9000;
 const UNSEEN = 20000;
@@ -93,7 +97,7 @@ export class Live {
   came({ status, events: fresh }) {
     this.expect();
     this.tries = 0;
-    for (const event of fresh) this.last = Math.max(this.last, event.id);
+    for (const event of fresh.filter(isKept)) this.last = Math.max(this.last, event.id);
     const returned = this.lost;
     this.lost = false;
     this.seen(status, fresh, returned);

@@ -2,7 +2,7 @@
 // timeline.
 
 import { $, ask, bytes, clock, counted, fill, h, lasting, mark, say, set, toast } from './dom.js';
-import { part, post } from './daemon.js';
+import { isKept, part, post } from './daemon.js';
 import { draw, note, percent, spark } from './charts.js';
 
 export const MARKS = {
@@ -220,7 +220,6 @@ function agreed(row, verb) {
 
 const GOOD = ['ready', 'converged', 'mended', 'profile-ok', 'alert-over', 'adopted', 'store-ok'];
 const BAD = ['exited', 'condemned', 'start-failed', 'unready', 'profile-error', 'alert', 'store-error', 'stalled', 'bug', 'killing'];
-const HIDDEN = ['progress', 'model-progress', 'look', 'looked'];
 
 const endsOf = (name) => timeline.filter((event) => event.instance === name && ENDS.includes(event.type));
 const lastEnd = (name) => endsOf(name).at(-1);
@@ -243,7 +242,7 @@ function line(event) {
 
 export function addEvents(fresh) {
   const newest = timeline.at(-1)?.id ?? 0;
-  const added = fresh.filter((event) => event.id > newest && !HIDDEN.includes(event.type) && !event.data?.again && event.reason !== 'steady');
+  const added = fresh.filter((event) => event.id > newest && isKept(event));
   if (!added.length) return;
   timeline = [...timeline, ...added].slice(-KEPT);
   const select = $('timeline-of');

@@ -97,16 +97,9 @@ class Look:
 
 
 def _catalog(desk: Desk) -> dict[str, Any]:
-    from dataclasses import asdict
+    from orchestrator.cli.models import catalog_document, catalog_here
 
-    from orchestrator.cli.models import catalog_here, holders, loaded_by, model_json
-
-    catalog = catalog_here(desk.settings, os.environ)
-    held = holders(desk.settings, catalog)
-    return {
-        "models": [model_json(model, loaded_by(model, held)) for model in catalog.models],
-        "errors": [asdict(error) for error in catalog.errors],
-    }
+    return catalog_document(desk.settings, catalog_here(desk.settings, os.environ))
 
 
 def _model_line(model: answers.CatalogModel) -> str:

@@ -1,0 +1,265 @@
+"""A configuration of llama-swap to a profile: what comes over, and what is said of the rest."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.core.import_draft import Imported, UnreadableError, spelled
+from orchestrator.core.import_instance import Here
+from orchestrator.core.import_llama_swap import translate_llama_swap
+from orchestrator.core.import_swap_config import read_llama_swap
+from orchestrator.core.import_text import render
+from orchestrator.core.parse import parse_profile
+from tests.unit.test_import_flags import TABLE
+
+DATA = Path(__file__).parent.parent / "data" / "import"
+HERE = Here(
+    "/cwd", TABLE, "/usr/bin/llama-server", frozenset({"/opt/llama-server", "bin/llama-server"})
+)
+
+
+def imported(text: str, here: Here = HERE) -> Imported:
+    return translate_llama_swap(read_llama_swap(text.encode(), "config.yaml"), here)
+
+
+def instance(cmd: str, more: str = "", here: Here = HERE) -> dict[str, Any]:
+    """The one instance of a configuration with this command."""
+    text = f"models:\n  a:\n    cmd: |\n      {cmd}\n{more}"
+    document = spelled(imported(text, here).document)
+    return document["instances"]["a"]
+
+
+def remarks(made: Imported, kind: str = "") -> dict[str, str]:
+    return {one.path: one.message for one in made.remarks if kind in ("", one.kind)}
+
+
+def refused(text: str | bytes) -> tuple[str, int]:
+    data = text.encode() if isinstance(text, str) else text
+    with pytest.raises(UnreadableError) as caught:
+        translate_llama_swap(read_llama_swap(data, "config.yaml"), HERE)
+    problem = caught.value.problems[0]
+    return problem.message, problem.place.line
+
+
+@pytest.fixture(scope="module")
+def whole() -> Imported:
+    return imported((DATA / "llama-swap.yaml").read_text())
+
+
+def test_what_comes_over(whole: Imported) -> None:
+    document = spelled(whole.document)
+
+    assert document == {
+        "defaults": {
+            "llama-server": {
+                "readiness": {"deadline": "300s"},
+                "stop": {"grace": "20s"},
+                "flags": {"sleep-idle-seconds": 600},
+            }
+        },
+        "instances": {
+            "chat-tiny-q8": {
+                "description": "Tiny: Says little: and quickly",
+                "model": "/cwd/models/tiny.gguf",
+                "flags": {
+                    "metrics": True,
+                    "ctx-size": 4096,
+                    "parallel": 2,
+                    "warmup": False,
+                    "chat-template-kwargs": '{"enable_thinking": false}',
+                    "alias": ["Chat/Tiny:Q8", "small", "Chat/Tiny:Q8-alias"],
+                    "sleep-idle-seconds": 90,
+                },
+            },
+            "secretive": {
+                "model": "${env:MODEL_DIR}/tiny.gguf",
+                "port": 9999,
+                "flags": {
+                    "ctx-size": 8192,
+                    "parallel": 2,
+                    "api-key": "${env:LLAMA_API_KEY}",
+                    "hf-token": "${env:HF_TOKEN}",
+                    "threads": 2,
+                    "sleep-idle-seconds": None,
+                },
+                "env": {"CUDA_VISIBLE_DEVICES": "0,1", "SOME_TOKEN": "${env:SOME_TOKEN}"},
+            },
+            "twice": {
+                "model": "hf:some/repo",
+                "flags": {"flash-attn": "on", "jinja": True},
+                "env": {"LD_LIBRARY_PATH": "/opt/lib"},
+            },
+        },
+    }
+
+
+def test_what_does_not_is_said_with_its_line(whole: Imported) -> None:
+    lost = remarks(whole, "lost")
+
+    assert set(lost) == {
+        "apiKeys",
+        "groups",
+        "logLevel",
+        "models.Chat/Tiny:Q8.filters",
+        "models.boxed",
+        "models.other",
+        "models.secretive.unlisted",
+        "models.twice.cmd",
+    }
+    assert "a container (docker)" in lost["models.boxed"]
+    assert "'vllm' is no llama-server" in lost["models.other"]
+    assert lost["models.twice.cmd"] == "it is started without 'nice'"
+    lines = (DATA / "llama-swap.yaml").read_text().splitlines()
+    for one in whole.remarks:
+        if one.line:
+            assert lines[one.line - 1].strip().startswith(one.key.split(" ")[0] or "cmd")
+
+
+def test_what_is_not_quite_as_it_was_is_noted(whole: Imported) -> None:
+    noted = remarks(whole, "changed")
+
+    assert "gives its memory back after 90 idle" in noted["models.Chat/Tiny:Q8.ttl"]
+    assert "would need a gateway" in noted["models.Chat/Tiny:Q8.aliases"]
+    assert "set SOME_TOKEN in the shell" in noted["models.secretive.env SOME_TOKEN"]
+    assert "port 9999 is that of 'secretive'" in str(noted)
+    [first, last] = [one.message for one in whole.remarks if not one.path]
+    assert "all of these run from the start" in first
+    assert "relative paths were taken from /cwd" in last
+
+
+def test_its_text_is_that_profile_with_all_of_it_at_the_place(whole: Imported) -> None:
+    text = render(whole, ["From a test."])
+
+    assert yaml.safe_load(text) == spelled(whole.document)
+    assert "hunter2" not in text
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    alias = next(at for at, line in enumerate(lines) if line.startswith("      alias:"))
+    assert "aliases: at its own port" in lines[alias - 2]
+    env = {"MODEL_DIR": "/m", "LLAMA_API_KEY": "k", "HF_TOKEN": "t", "SOME_TOKEN": "t"}
+    assert parse_profile(text.encode(), file="p.yaml", env=env).problems == ()
+
+
+def test_a_program_that_is_there_is_named_and_another_left_out() -> None:
+    assert instance("/opt/llama-server -m /x")["binary"] == "/opt/llama-server"
+    assert instance("bin/llama-server -m /x")["binary"] == "/cwd/bin/llama-server"
+    assert "binary" not in instance("/no/llama-server -m /x")
+    assert "binary" not in instance("llama-server -m /x")
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [("--port ${PORT}", None), ("", 8999), ("--port 7000", 7000), ("--port x", None)],
+)
+def test_ports(words: str, port: int | None) -> None:
+    made = instance(f"llama-server -m /x {words}", "    proxy: http://localhost:8999\n")
+
+    assert made.get("port") == port
+
+
+def test_a_port_from_the_environment_stays_one() -> None:
+    made = instance("llama-server -m /x --port ${env.P}")
+
+    assert made["port"] == "${env:P}"
+
+
+def test_dollars_that_mean_nothing_to_it_stay_text() -> None:
+    made = instance("llama-server -m '/x/$HOME/{a}' --alias '$5'")
+
+    assert made == {"model": "/x/$HOME/{a}", "flags": {"alias": "$5"}}
+
+
+def test_an_environment_macro_may_stand_where_yaml_has_braces() -> None:
+    text = "apiKeys: [${env.A}, ${env.B}]\nmodels: {a: {cmd: 'llama-server -m ${env.C}'}}\n"
+
+    document = spelled(imported(text).document)
+
+    assert document["instances"] == {"a": {"model": "${env:C}"}}
+
+
+def test_names_that_come_to_the_same() -> None:
+    text = "models:\n" + "".join(
+        f"  {name}: {{cmd: llama-server -m /x}}\n" for name in ("A b", "a-b", '"???"')
+    )
+
+    document = spelled(imported(text).document)
+
+    assert list(document["instances"]) == ["a-b", "a-b-2", "model"]
+    assert document["instances"]["model"]["flags"] == {"alias": "???"}
+
+
+def test_a_model_that_names_none_is_left_out() -> None:
+    made = imported("models: {a: {cmd: llama-server --port 1}, b: {}}")
+
+    assert made.instances == []
+    assert remarks(made) == {
+        "models.a.cmd": "it names no model",
+        "models.b": "it has no `cmd:`",
+    }
+
+
+def test_an_unknown_macro_is_said() -> None:
+    made = imported("models: {a: {cmd: 'llama-server ${nope}'}}")
+
+    assert remarks(made) == {"models.a": "nothing declares the macro 'nope'"}
+
+
+def test_without_flags_that_sleep_the_time_to_live_is_lost() -> None:
+    text = "globalTTL: 5\nmodels: {a: {cmd: llama-server -m /x, ttl: 6}}"
+
+    made = imported(text, Here("/cwd"))
+
+    assert "would need a gateway" in remarks(made, "lost")["models.a.ttl"]
+    assert "would need a gateway" in remarks(made, "lost")["globalTTL"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ("", "no models are declared here", 1),
+        ("a: 1", "no models are declared here", 1),
+        ("models: [a]", "expected a mapping of models", 1),
+        ("models:\n  a: b", "expected the settings of a model", 2),
+        ("models:\n  a: {}\n  a: {}", "duplicate key 'a'", 3),
+        ("models:\n\ta: {}", "a tab cannot indent", 2),
+        ("macros: [a]\nmodels: {}", "expected a mapping of macros", 1),
+        ("macros:\n  a: []\nmodels: {}", "expected text, a number, true or false", 2),
+        ("models: {a: !!python/object:os.system {}}", "the tag", 1),
+        ("x: 1\n# \ue000\nmodels: {}", "the character U+E000 is not allowed", 2),
+        (b"models: \xff", "not valid UTF-8", 1),
+        (b"\0", "a NUL byte", 1),
+        (b"#" * (1 << 20) + b"#", "the file is too large", 1),
+        ("models: " + "[" * 50 + "]" * 50, "nested more than", 1),
+    ],
+)
+def test_what_cannot_be_read_says_where(text: str | bytes, message: str, line: int) -> None:
+    said, at = refused(text)
+
+    assert message in said
+    assert at == line
+
+
+def test_aliases_that_grow_without_end_are_refused() -> None:
+    text = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+    for at in range(1, 12):
+        text += f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 9)}]\n"
+    begun = time.monotonic()
+
+    assert "its aliases expand to more" in refused(f"{text}models: {{}}")[0]
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("field", ["cmd: '${m29}'", "cmd: llama-server, name: '${m29}'"])
+def test_macros_that_grow_without_end_are_refused(field: str) -> None:
+    text = "macros:\n  m0: aaaaaaaaaa\n"
+    for at in range(1, 30):
+        text += f"  m{at}: '${{m{at - 1}}}${{m{at - 1}}}'\n"
+    begun = time.monotonic()
+
+    assert refused(f"{text}models: {{a: {{{field}}}}}") == ("its macros bring in too much", 1)
+    assert time.monotonic() - begun < 10
