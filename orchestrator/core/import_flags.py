@@ -195,7 +195,10 @@ class Settings:
             if known:
                 self._spoken(known, row, bool(row and spelling in row.negative), value, key)
                 return
-        self._unknown(f"--{key}", [] if value.casefold() in TRUTHY else [value])
+        if key.isupper():
+            self.lost("no flag of llama-server goes by this variable")
+        else:
+            self._unknown(f"--{key}", [] if value.casefold() in TRUTHY else [value])
 
     def _spoken(self, key: str, row: Row | None, negated: bool, value: str, word: str) -> None:
         """A value that is always text: of a flag without one it says whether it is on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 from collections.abc import Sequence
 
@@ -20,7 +21,6 @@ from orchestrator.daemon.ending import Ending, signals
 from orchestrator.daemon.options import Options
 from orchestrator.daemon.parts import Parts
 from orchestrator.daemon.reporting import Reporting
-from orchestrator.daemon.serving import Serving
 from orchestrator.runtime import reaper
 from orchestrator.runtime.state import AppliedSource, Store, StoreError
 from orchestrator.settings import Settings
@@ -40,7 +40,7 @@ class Life:
             parts.bus, parts.reconciler, parts.applied, stops_instances=options.stops_instances
         )
         self._announcing = Announcing(parts, self._ending, options.notifier)
-        self._serving = Serving(parts, options, self._ending, self._announcing)
+        self._read_again = asyncio.Event()
 
     async def live(self) -> None:
         """Boot, serve, end."""
@@ -65,7 +65,7 @@ class Life:
             # From here on: a signal during the first apply ends it as one later would.
             with signals(self._ending.ask, self._on_hangup):
                 if await self._first_apply():
-                    vital.append(asyncio.create_task(self._serving.run(), name="serve"))
+                    vital.append(asyncio.create_task(self._serve(), name="serve"))
                     await self._ending.reached(vital)
         finally:
             for task in (sweep, *vital):
@@ -102,7 +102,15 @@ class Life:
         if self._options.has_terminal:
             self._ending.ask()
         else:
-            self._serving.read_again()
+            self._read_again.set()
+
+    async def _serve(self) -> None:
+        # In a thread, as all that is loaded while the first instances come up: they are looked at.
+        serving = await asyncio.to_thread(importlib.import_module, "orchestrator.daemon.serving")
+        parts = self._parts
+        await serving.Serving(
+            parts, self._options, self._ending, self._announcing, self._read_again
+        ).run()
 
     async def _first_apply(self) -> bool:
         """False when it was rejected and there is nothing else to live for."""

@@ -41,25 +41,29 @@ HOUSEKEEPING = 15.0
 
 
 class Serving:
-    """Serves from the first starts until it is cancelled."""
+    """Serves from the first starts until it is cancelled.
+
+    `read_again` is set when somebody wants the applied files to be read, changed or not.
+    """
 
     def __init__(
-        self, parts: Parts, options: Options, ending: Ending, announcing: Announcing
+        self,
+        parts: Parts,
+        options: Options,
+        ending: Ending,
+        announcing: Announcing,
+        read_again: asyncio.Event,
     ) -> None:
         self._parts = parts
         self._options = options
         self._ending = ending
         self._announcing = announcing
-        self._read_again = asyncio.Event()
+        self._read_again = read_again
         self._doors: Any = None
         self._history = History(parts.bus, parts.reconciler)
         self._born = time.time()
         self._watch = Watch(lambda: parts.applied.paths, lambda: parts.applied.look_within)
         parts.applied.on_change = self._watch.look_again
-
-    def read_again(self) -> None:
-        """Somebody wants the applied files to be read, changed or not."""
-        self._read_again.set()
 
     async def run(self) -> None:
         """Until cancelled; what fails here ends the daemon."""

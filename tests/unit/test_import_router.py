@@ -57,7 +57,8 @@ def test_what_comes_over() -> None:
     said = {one.path: (one.kind, one.line, one.message) for one in made.remarks if one.line}
     assert said["[*] port"][:2] == ("lost", 8)
     assert said["[nameless]"][:2] == ("lost", 22)
-    assert said["[nameless] --frobnicate"][:2] == ("changed", 23)
+    assert said["[nameless] frobnicate"][:2] == ("changed", 23)
+    assert said["[nameless] LLAMA_ARG_FROB"][:2] == ("lost", 24)
     assert "not in the local Hugging Face cache" in said["[some-org/Some-Model-GGUF:Q8_0]"][2]
     text = render(made, ["From a test."])
     assert yaml.safe_load(text) == spelled(made.document)
