@@ -13,14 +13,13 @@ ENDLESS = frozenset({"/v1/events", "/v1/status", "/v1/instances/{name}/logs"})
 
 
 @schemathesis.hook
-def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Streams end, and nobody is waited for."""
-    path = context.operation.path
-    if path in ENDLESS:
-        return {**(query or {}), "follow": "0"}
-    if path == "/readyz" and query:
-        return {name: value for name, value in query.items() if name != "wait"}
-    return query
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    """Streams end, and nobody is waited for, however a request was made up."""
+    del context, kwargs
+    if case.operation.path in ENDLESS:
+        case.query = {**(case.query or {}), "follow": "0"}
+    if case.operation.path == "/readyz":
+        case.query = {name: value for name, value in (case.query or {}).items() if name != "wait"}
 
 
 @schemathesis.hook

@@ -61,7 +61,8 @@ EXIT_NOTES = """\
   1 as soon as one instance, or one of its models, has failed. `start`, `stop`, `restart` and
   `kill` wait for the outcome: that of the instance, not of its models.
 - `down` and `daemon stop` exit 0 when nothing is running. `doctor` exits 1 when a problem would
-  keep `apply` from working, `init` when it finds no model and no Ollama.
+  keep `apply` from working, `init` when it finds no model and no Ollama, `import` when nothing of
+  what it reads can be run here.
 - An error is two lines on stderr, `error: what, where` and `hint: what to do`; a Python traceback
   only with `ORCHESTRATE_DEBUG=1`.
 

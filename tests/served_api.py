@@ -144,7 +144,12 @@ async def chunks(reader: asyncio.StreamReader) -> bytes:
 
 @contextlib.asynccontextmanager
 async def api(
-    folder: Path, *, tcp: bool = False, token: str = TOKEN, hosts: Sequence[str] = ()
+    folder: Path,
+    *,
+    tcp: bool = False,
+    token: str = TOKEN,
+    token_of: Callable[[], str] | None = None,
+    hosts: Sequence[str] = (),
 ) -> AsyncGenerator[Api]:
     """Serve, over TCP too if it is wanted."""
     path = str(folder / "control.sock")
@@ -185,7 +190,7 @@ async def api(
         toolchain=machine.toolchain,
         budget=lambda observed: None,
         cache_dir=machine.cache_dir,
-        token=lambda: token,
+        token=token_of or (lambda: token),
         suspect=lambda paths: [f"has {path}" for path in paths],
         down=noted("down"),
         leave=noted("leave"),
@@ -204,12 +209,13 @@ def run(
     *,
     tcp: bool = False,
     token: str = TOKEN,
+    token_of: Callable[[], str] | None = None,
     hosts: Sequence[str] = (),
 ) -> None:
     """A story with it, from beginning to end."""
 
     async def all_of_it() -> None:
-        async with api(folder, tcp=tcp, token=token, hosts=hosts) as served:
+        async with api(folder, tcp=tcp, token=token, token_of=token_of, hosts=hosts) as served:
             await story(served)
 
     asyncio.run(all_of_it())

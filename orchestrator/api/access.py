@@ -20,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api.answers import error
+from orchestrator.api.crowd import KNOWN
 from orchestrator.api.keys import Keys, cookies
 from orchestrator.api.rates import Rates
 
@@ -42,7 +43,10 @@ _NETLOC = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^][:@/\\\s]+))(?::\
 
 
 class Access:
-    """Refuses, or passes on to `app`. `open_paths` go without a token, `local_paths` not at all."""
+    """Refuses, or passes on to `app`. `open_paths` go without a token, `local_paths` not at all.
+
+    `hosts` are names of reverse proxies, by which it is asked and under which its page is served.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Access:
         self._app = app
         self._keys = keys
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._names = {"localhost", socket.gethostname().lower()}
         self._open = frozenset(open_paths)
         self._local = frozenset(local_paths)
         self._asks = Rates(burst=600, each_second=200)
@@ -67,11 +72,17 @@ class Access:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is None:
+            if scope["path"] not in self._open:
+                scope[KNOWN]()
             await self._app(scope, receive, _guarded(send))
         else:
             # What was sent along is not read: the connection ends with the answer.
             refusal.headers["Connection"] = "close"
             await refusal(scope, receive, _guarded(send))
+
+    def answer_to(self, name: str) -> None:
+        """One more name of this server itself."""
+        self._names.add(name.lower())
 
     def failed(self, address: str) -> Response | None:
         """A wrong word was said there; not None when there were too many."""
@@ -103,26 +114,29 @@ class Access:
 
     def _is_ours(self, host: str) -> bool:
         """An address cannot be given away; a name can be made to mean any address."""
-        if host in ("localhost", socket.gethostname().lower()) or host in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return True
+        return host in self._names or host in self._hosts or _is_address(host)
 
     def _wrong_origin(self, headers: Headers) -> Response | None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
         if origin is not None:
             theirs = urlsplit(origin) if _splits(origin) else None
             own = theirs is not None and theirs.netloc.lower() == headers.get("host", "").lower()
-            # Behind a proxy, the name that the page has is not the one that we are asked by.
-            if theirs and (own or _host_of(theirs.netloc) in self._hosts):
+            if theirs and (own or self._behind_a_proxy(_host_of(theirs.netloc), site)):
                 return None
             return _wrong_origin(origin)
         if site in _FOREIGN and headers.get("sec-fetch-mode") != "navigate":
             return _wrong_origin(site)
         return None
+
+    def _behind_a_proxy(self, host: str, site: str) -> bool:
+        """Whether it is our page, under a name that is not the one that we are asked by.
+
+        Every port has the cookies of its host. So of an address, or of a name that this machine
+        has itself, the browser must say that it is the page of that very port.
+        """
+        if host not in self._hosts or site in _FOREIGN:
+            return False
+        return site == "same-origin" or not (host in self._names or _is_address(host))
 
     def _stranger(self, scope: Scope, headers: Headers, address: str) -> Response | None:
         if refusal := self.locked(address):
@@ -156,6 +170,14 @@ def _host_of(netloc: str) -> str:
     """A name without its port, an address of IPv6 without its brackets; empty where it is none."""
     match = _NETLOC.fullmatch(netloc.strip().lower())
     return (match["six"] or match["name"]).rstrip(".") if match else ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _splits(origin: str) -> bool:

@@ -108,8 +108,9 @@ def sources_in(body: dict[str, Any]) -> list[AppliedSource]:
     except ValidationError as wrong:
         raise InputError(f"'sources' is not as expected: {wrong.errors()[0]['msg']}") from wrong
     for source in found:
-        if not source.path.startswith("/") or "\0" in source.path + source.cwd:
-            raise InputError(f"{source.path!r} is not an absolute path")
+        for path in (source.path, source.cwd):
+            if not path.startswith("/") or "\0" in path:
+                raise InputError(f"{path!r} is not an absolute path")
     return found
 
 

@@ -12,7 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from orchestrator import __version__
 from orchestrator.api import static
@@ -77,6 +78,14 @@ def build(served: Sequence[Operation]) -> Starlette:
     return made
 
 
+class _Whole(Route):
+    """The first that has the path decides, whatever the method: it says which it takes."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, inner = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), inner
+
+
 def _route(path: str, served: Iterable[Operation]) -> Route:
     """One route for a path, whatever methods it takes: it says which, if asked by another."""
     by_method = {one.method: one.endpoint for one in served}
@@ -88,7 +97,7 @@ def _route(path: str, served: Iterable[Operation]) -> Route:
         # What is streamed has no end, and nothing of it is wanted.
         return Response(headers=answer.headers) if isinstance(answer, StreamingResponse) else answer
 
-    return Route(path, endpoint, methods=list(by_method))
+    return _Whole(path, endpoint, methods=list(by_method))
 
 
 def _of_the_page(route: Route) -> Operation:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,8 +21,11 @@ READ_WITHIN = 30.0
 """Seconds after which whoever does not read what is sent is dropped."""
 
 MOST = 512
-"""Connections at a time. One more makes the one go that has been waiting longest to say anything;
-where all are busy, it is refused."""
+"""Connections at a time. One more makes a stranger go: one that has not shown the token, for what
+it asks now. Where there is none, it is refused."""
+
+KNOWN = "orchestrate.known"
+"""In the scope of a request: to be called when whoever asks is let in by the token."""
 
 
 class Protocol(H11Protocol):
@@ -51,11 +54,12 @@ def _raw(conn: h11.Connection, status: int, body: bytes) -> bytes:
 
 
 class Crowd:
-    """The connections of one listener that have said nothing yet, the oldest first."""
+    """The connections of one listener, and those among them that may have to make room."""
 
     def __init__(self) -> None:
         self.most = MOST
-        self.silent: dict[BoundedProtocol, None] = {}
+        self.strangers: dict[BoundedProtocol, None] = {}
+        """They have said nothing yet, or ask for what is open to all; the oldest first."""
 
     def protocol(self) -> type[BoundedProtocol]:
         """The protocol of those that belong to it."""
@@ -79,22 +83,25 @@ class BoundedProtocol(Protocol):
             self._wait_for_a_head()
 
     def _make_room(self) -> bool:
-        if not self.crowd.silent:
+        if not self.crowd.strangers:
             return False
-        next(iter(self.crowd.silent))._drop()
+        next(iter(self.crowd.strangers))._drop()
         return True
 
     def _drop(self) -> None:
-        self.crowd.silent.pop(self, None)
+        self._is_known()
         self.transport.abort()
+
+    def _is_known(self) -> None:
+        self.crowd.strangers.pop(self, None)
 
     def _wait_for_a_head(self) -> None:
         self._be_patient()
-        self.crowd.silent[self] = None
+        self._is_known()
+        self.crowd.strangers[self] = None
         self._impatient = self.loop.call_later(HEAD_WITHIN, self._drop)
 
     def _be_patient(self) -> None:
-        self.crowd.silent.pop(self, None)
         if self._impatient is not None:
             self._impatient.cancel()
             self._impatient = None
@@ -104,6 +111,8 @@ class BoundedProtocol(Protocol):
         super().handle_events()
         if self.cycle is not before and not self.cycle.response_complete:
             self._be_patient()
+            # The application has this very scope, and does not run before we return.
+            cast(dict[str, Any], self.scope)[KNOWN] = self._is_known
 
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():
@@ -126,5 +135,6 @@ class BoundedProtocol(Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
+        self._is_known()
         self._stop_the_clock()
         super().connection_lost(exc)

@@ -37,6 +37,10 @@ class Keys:
     def _token(self) -> bytes:
         return self._token_now().encode()
 
+    def prepare(self) -> None:
+        """Make sure that there is a token. Raises `InputError` when none is to be had."""
+        _ = self._token
+
     @property
     def guessable(self) -> bool:
         """Whether somebody could come upon the token by trying."""

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -79,7 +80,6 @@ class Doors:
     def __init__(self, control: Control, hosts: Sequence[str]) -> None:
         self.url: str | None = None
         self._keys = Keys(control.token)
-        self._hosts = hosts
         self._servers: list[tuple[_Server, asyncio.Task[Any]]] = []
         login = Login(self._keys, self.open_near, self._guard)
         self.operations = operations(control, login)
@@ -102,15 +102,17 @@ class Doors:
 
     def open_tcp(self, listener: TcpListener) -> None:
         """For whoever has the token."""
+        self._access.answer_to(urlsplit(listener.url).hostname or "")
         self._serve(self._access, listener.sock, Crowd().protocol())
         self.url = listener.url
 
     def open_near(self) -> str:
         """The URL over TCP for somebody on this machine; on loopback, if nothing was wanted yet.
 
-        Raises `InputError` when no port is to be had.
+        Raises `InputError` when no port is to be had, or no token.
         """
         if self.url is None:
+            self._keys.prepare()
             self.open_tcp(bind_near())
         assert self.url is not None, "just opened"
         return self.url
@@ -150,7 +152,7 @@ async def serving(
     tcp: TcpListener | None = None,
     hosts: Sequence[str] = (),
 ) -> AsyncGenerator[Doors]:
-    """Serve for as long as the context lasts. `hosts` are names that it may be asked by."""
+    """Serve for as long as the context lasts. `hosts` are names of reverse proxies."""
     doors = Doors(control, hosts)
     doors.open_unix(sock)
     if tcp is not None:

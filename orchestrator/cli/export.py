@@ -77,11 +77,7 @@ def kubernetes(files: tuple[str, ...], image: str, name: str | None, claim: str)
     settings = Settings.from_env(os.environ)
     readings = _read(files, settings)
     found = _exported(readings)
-    secrets = [
-        problem
-        for profile, reading in zip(found.profiles, readings, strict=True)
-        for problem in written_secrets(profile, reading.data or b"")
-    ]
+    secrets = [problem for profile in found.profiles for problem in written_secrets(profile)]
     if secrets:
         _reject(secrets)
     texts: dict[str, str] = {}
@@ -128,7 +124,6 @@ def _exported(readings: Sequence[Reading]) -> Exported:
     """Of valid profiles; else all of their errors are shown, and nothing is printed."""
     problems: list[Problem] = []
     loaded: list[LoadedProfile] = []
-    texts: list[str] = []
     for reading in readings:
         if reading.data is None:
             problems.append(Problem(reading.error, Place(reading.file, 1, 1)))
@@ -137,10 +132,9 @@ def _exported(readings: Sequence[Reading]) -> Exported:
         problems += parsed.problems
         if parsed.profile is not None:
             loaded.append(parsed.profile)
-            texts.append(reading.data.decode("utf-8"))
     if problems:
         _reject(problems)
-    return exported(loaded, texts)
+    return exported(loaded)
 
 
 def _reject(problems: Sequence[Problem]) -> None:

@@ -12,7 +12,7 @@ import click
 
 from orchestrator.cli.apply import reject
 from orchestrator.cli.client import RejectedError
-from orchestrator.cli.render import event_line, plan_lines, problem_text
+from orchestrator.cli.render import event_line, plan_lines
 from orchestrator.cli.sources import applied_sources
 from orchestrator.control.applied import Accepted, Rejected
 from orchestrator.core.event import Event
@@ -27,7 +27,7 @@ def serve(
 ) -> None:
     """Until a signal ends it. SIGTERM, SIGINT and a closing terminal stop the instances too, unless
     `leave_running`; a second one kills them. Without a terminal, SIGHUP reads the files again."""
-    shown = _Shown(as_json=as_json, may_go_on=leave_running)
+    shown = _Shown(as_json=as_json)
     options = Options(
         first=applied_sources(files, settings, os.environ),
         force=force,
@@ -36,12 +36,10 @@ def serve(
         continues=leave_running,
         notifier=_notifier(),
         on_applied=shown.applied,
-        on_listening=shown.listening,
         on_event=shown.event,
     )
     try:
         run(settings, options)
-        shown.ended()
     finally:
         _let_go_of_the_terminal()
 
@@ -49,30 +47,17 @@ def serve(
 class _Shown:
     """What a person, or a journal, sees of it."""
 
-    def __init__(self, *, as_json: bool, may_go_on: bool) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._may_go_on = may_go_on
-        self._rejected: RejectedError | None = None
 
     def applied(self, outcome: Accepted | Rejected) -> None:
         if isinstance(outcome, Rejected):
+            # Ends the loop before it began: there is nothing to stay in the foreground for.
             errors = [problem.as_json() for problem in outcome.problems]
-            self._rejected = RejectedError(errors[0]["message"], "", errors)
-            if not self._may_go_on:
-                # Ends the loop before it began: there is nothing to stay in the foreground for.
-                self.ended()
+            reject(RejectedError(errors[0]["message"], "", errors), as_json=self._as_json)
         elif not self._as_json:
             for line in plan_lines([action.as_json() for action in outcome.actions]):
                 click.echo(line)
-
-    def listening(self) -> None:
-        if self._rejected is None:
-            return
-        # There is something to go on with: what was applied before.
-        for error in self._rejected.errors:
-            click.echo(problem_text(error), err=True)
-        click.echo("warning: not applied; what was applied before goes on", err=True)
-        self._rejected = None
 
     def event(self, event: Event) -> None:
         if self._as_json:
@@ -80,11 +65,6 @@ class _Shown:
         elif not event.transient:
             click.echo(event_line(event.as_json()), err=True)
         sys.stdout.flush()
-
-    def ended(self) -> None:
-        """Raises when it never came to anything."""
-        if self._rejected is not None:
-            reject(self._rejected, as_json=self._as_json)
 
 
 def _notifier() -> Notifier:

@@ -208,19 +208,10 @@ def _text_of(path: str) -> str | None:
 
 
 def _write(path: str, text: str, mode: int) -> None:
-    """At once, or not at all; nobody sees it with another mode."""
-    aside = f"{path}.new"
+    from orchestrator.runtime.rewrite import write_whole
+
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        if os.path.lexists(aside):
-            os.unlink(aside)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(
-            descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="\n"
-        ) as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-        os.replace(aside, path)
+        write_whole(path, text.encode("utf-8", "surrogateescape"), mode=mode, sync=True)
     except OSError as error:
         raise _refused(path, error) from error
 

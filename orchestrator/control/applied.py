@@ -9,19 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.control.bus import Bus, NewDesired
-from orchestrator.control.in_between import LOOK_AGAIN, Glimpse, InBetween
-from orchestrator.control.reading import (
-    Reading,
-    as_drafted,
-    folders_without,
-    glimpse_of,
-    read_files,
-)
+from orchestrator.control.file_look import look_at
+from orchestrator.control.in_between import LOOK_AGAIN, InBetween
+from orchestrator.control.reading import Reading, as_drafted, folders_without, read_files
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine, Resolution, resolve_readings
 from orchestrator.control.standing import Standing
@@ -272,14 +267,14 @@ class AppliedSet:
                 return
             along = self._standing.read_along
             # In a thread: a network mount that hangs must not hold up the loop.
-            look = await asyncio.to_thread(_look, list(self._sources), along)
-            missing = self._missing(look)
-            unsettled = self._between.sift(self._glimpses(look, missing), boot_clock())
+            look = await asyncio.to_thread(look_at, tuple(self._sources), along, self._standing)
+            missing = look.missing()
+            unsettled = self._between.sift(look.differing(missing), boot_clock())
             dropped = [path for path in missing if path not in unsettled]
             self._standing.drop(dropped)
             self._standing.forget_wrong(reading.file for reading in look.readings)
-            due = [r for r in look.readings if self._is_settled(r, look, unsettled)]
-            changed = [r for r in due if anew or self._changed(r, look)]
+            due = [r for r in look.readings if look.is_settled(r, unsettled)]
+            changed = [r for r in due if anew or look.changed(r)]
             # What is on its way out may only be on its way to another name, with its ports.
             leaving = unsettled.intersection(missing)
             took, ports = await self._take_up(changed, leaving)
@@ -297,36 +292,6 @@ class AppliedSet:
             Event(EventType.APPLIED, reason="edited", message=f"{names}{gone}".strip())
         )
         self._post(self._standing.union(), event)
-
-    def _missing(self, look: _Look) -> list[str]:
-        """Files that left an applied folder.
-
-        What is named directly never goes: neither a file, nor a folder with all that is in it.
-        """
-        present = {reading.file for reading in look.readings}
-        named = {source.path for source in self._sources}
-        away = tuple(f"{r.file}/" for r in look.readings if r.source.is_folder and r.file in named)
-        good = (file.file for file in self._standing.good)
-        return [
-            path for path in good if path not in (present | named) and not path.startswith(away)
-        ]
-
-    def _glimpses(self, look: _Look, missing: Sequence[str]) -> Iterator[Glimpse]:
-        """All that is another than it was."""
-        yield from (Glimpse(path, "", bare=True) for path in missing)
-        for reading in look.readings:
-            if self._standing.differs(reading):
-                yield reading.glimpse()
-            for path in self._standing.changed_along(reading.file, look.along):
-                yield look.along[path]
-
-    def _is_settled(self, reading: Reading, look: _Look, unsettled: frozenset[str]) -> bool:
-        along = self._standing.changed_along(reading.file, look.along)
-        return unsettled.isdisjoint([reading.file, *along])
-
-    def _changed(self, reading: Reading, look: _Look) -> bool:
-        along = self._standing.changed_along(reading.file, look.along)
-        return bool(along) or self._standing.differs(reading)
 
     @property
     def look_within(self) -> float | None:
@@ -402,18 +367,6 @@ def _read_with_folders(
 ) -> list[Reading]:
     readings = read_files(sources)
     return [*readings, *folders_without(sources if named is None else named, readings)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """The profiles as they are now, and what they say to read, by path."""
-
-    readings: list[Reading]
-    along: dict[str, Glimpse]
-
-
-def _look(sources: Sequence[AppliedSource], along: Sequence[str]) -> _Look:
-    return _Look(read_files(sources), {path: glimpse_of(path) for path in along})
 
 
 def _about(

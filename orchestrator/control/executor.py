@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.control import attachment, monitor
 from orchestrator.control.attachment import Attached
 from orchestrator.control.bus import Bus
-from orchestrator.control.evidence import levels
 from orchestrator.control.served import Served
+from orchestrator.control.starting import Starter, can_be_watched, port_is_free, start_failed
 from orchestrator.control.workshop import Workshop
-from orchestrator.core.cause import Cause
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus
 from orchestrator.errors import StartError
-from orchestrator.runtime import descriptors, ports, process
+from orchestrator.runtime import process
 from orchestrator.runtime.hard_limits import HardLimits
 from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
 from orchestrator.runtime.logs import Logs
@@ -32,12 +30,6 @@ from orchestrator.runtime.process import Process
 
 if TYPE_CHECKING:
     from orchestrator.control.provisioner import Provisioner
-
-PORT_WAIT = 0.3
-"""Seconds that a port may still look taken after its holder has gone."""
-
-WAITS = frozenset({"port-taken", "log-unwritable", "nothing-to-attach", "too-many-files"})
-"""Reasons that pass by themselves, and are no fault of the instance: looked at again and again."""
 
 SpecOf = Callable[[str], InstanceSpec]
 """The spec of an instance as it is in force now. Raises KeyError where nothing is known of it."""
@@ -63,12 +55,12 @@ class Executor:
     ) -> None:
         self._bus = bus
         self._logs = logs
-        self._inherited = inherited
         self._owner = owner
         self._spec_of = spec_of
         self._rows_of = rows_of
         self._workshop = workshop
         self._hard_limits = hard_limits or HardLimits()
+        self._starter = Starter(logs, inherited, owner, self._hard_limits)
         self._processes: dict[str, Process] = {}
         self._provisioners: dict[str, Provisioner] = {}
         self._attached: dict[str, tuple[Attached, asyncio.Task[None]]] = {}
@@ -185,18 +177,18 @@ class Executor:
         try:
             if spec.attach != "never" and await self._attaches(spec, start_id):
                 return
-            await self._port_is_free(spec)
+            await port_is_free(spec)
             attachment.must_be_ours(spec)
-            self._can_be_watched()
-            with self._log_of(spec.name) as log:
+            can_be_watched(len(self._processes))
+            with self._starter.log_of(spec.name) as log:
                 # Of starts that come together, all get this far before the first is spawned: from
                 # then on each step here has to wait its turn among engines that load.
                 await asyncio.sleep(0)
-                self._can_be_watched()
+                can_be_watched(len(self._processes))
                 began = boot_clock()
-                running = self._spawn(spec, start_id, log)
+                running = self._starter.spawn(spec, start_id, log)
         except StartError as error:
-            await self._post_start_failed(spec, start_id, error)
+            self._bus.post(await start_failed(spec, start_id, error))
             return
         # No await since the spawn: a stop that comes now finds either no process or this one.
         self._watch(spec, start_id, running, began)
@@ -208,40 +200,6 @@ class Executor:
             "boot_id": ref.boot_id,
         }
         self._bus.post(Event(EventType.SPAWNED, spec.name, data=data, message=f"pid {ref.pid}"))
-
-    def _spawn(self, spec: InstanceSpec, start_id: str, log: int) -> Process:
-        mark = (OWNER_VARIABLE, f"{self._owner}/{spec.name}/{start_id}")
-        group = self._hard_limits.begin(spec.name, start_id, spec.limits.memory_max)
-        try:
-            return process.spawn(
-                spec.command, inherited=self._inherited, owner=mark, log=log, group=group
-            )
-        except StartError:
-            self._hard_limits.end(group)
-            raise
-
-    async def _post_start_failed(
-        self, spec: InstanceSpec, start_id: str, error: StartError
-    ) -> None:
-        cause = Cause(error.reason, error.message, error.hint, error.permanent)
-        # Where there is no program, only somebody's server can come of a start: that is waited for.
-        waits = error.reason in WAITS or not spec.command.argv
-        hangs_on: dict[str, Any] = {}
-        if not waits:
-            # A network mount that hangs must not hide that it has failed.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(monitor.EVIDENCE_WITHIN):
-                    hangs_on = await asyncio.to_thread(levels, spec, cause)
-        data = {
-            "start_id": start_id,
-            # What nobody knows how to look after has to be tried again.
-            "permanent": error.permanent and bool(hangs_on),
-            "waits": waits,
-            "hint": error.hint,
-            "hangs_on": hangs_on,
-        }
-        name = spec.name
-        self._bus.post(Event(EventType.START_FAILED, name, cause.reason, cause.told, data))
 
     async def _attaches(self, spec: InstanceSpec, start_id: str) -> bool:
         """True when a server that somebody else runs is used instead of one of our own."""
@@ -286,49 +244,6 @@ class Executor:
     def _post_detached(self, name: str, start_id: str, message: str) -> None:
         data = {"start_id": start_id}
         self._bus.post(Event(EventType.DETACHED, name, message=message, data=data))
-
-    async def _port_is_free(self, spec: InstanceSpec) -> None:
-        """Raises `StartError` naming who holds the port."""
-        host, port = spec.endpoint.host, spec.endpoint.port
-        until = boot_clock() + PORT_WAIT
-        while taken := ports.conflicting(host, port, ports.listeners()):
-            if boot_clock() >= until:
-                # In a thread: it walks the whole process table.
-                holder = await asyncio.to_thread(ports.holder, taken[0])
-                raise StartError(
-                    f"port {port} is taken by {holder}",
-                    reason="port-taken",
-                    permanent=False,
-                    hint="stop it, or give this instance another port, or `port: auto`",
-                )
-            await asyncio.sleep(0.005)
-
-    def _can_be_watched(self) -> None:
-        """Raises `StartError` while there are too few descriptors for one process more."""
-        if descriptors.are_scarce(len(self._processes)):
-            raise StartError(
-                f"too many files are open: the limit of the daemon is {descriptors.limit()}",
-                reason="too-many-files",
-                permanent=False,
-                hint="raise it (ulimit -n, LimitNOFILE), then `orchestrate daemon restart`",
-            )
-
-    @contextlib.contextmanager
-    def _log_of(self, name: str) -> Generator[int]:
-        """The descriptor of a log that was just begun. Raises `StartError`."""
-        try:
-            log = self._logs.begin(name)
-        except OSError as error:
-            raise StartError(
-                f"{self._logs.path(name)} cannot be written: {error.strerror}",
-                reason="log-unwritable",
-                permanent=False,
-                hint="free some space, or mend the folder's permissions",
-            ) from error
-        try:
-            yield log
-        finally:
-            os.close(log)
 
     def _watch(
         self,

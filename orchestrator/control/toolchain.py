@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.engines.ollama import Ollama
 from orchestrator.engines.ollama_settings import Variables, variables_from_json
 from orchestrator.runtime.binaries import FoundBinary, find_llama_server, find_ollama
 from orchestrator.runtime.gpus import gpu_nodes, list_gpus
+from orchestrator.runtime.rewrite import write_whole
 
 _FOLDER = "flags"
 _KEPT = 16
@@ -125,15 +125,7 @@ class Toolchain:
     def _write(self, key: str, document: Any) -> None:
         """Keep a table, whole or not at all. A cache that cannot be written is no error."""
         with contextlib.suppress(OSError):
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            part = f"{self._path(key)}.{os.getpid()}.{threading.get_ident()}"
-            try:
-                with open(part, "w", encoding="utf-8", opener=_private) as file:
-                    file.write(json.dumps(document))
-                os.replace(part, self._path(key))
-            except OSError:
-                os.unlink(part)
-                raise
+            write_whole(self._path(key), json.dumps(document).encode(), mode=0o600)
             self._prune()
 
     def _prune(self) -> None:
@@ -156,7 +148,3 @@ def _asked_of_ollama(found: FoundBinary, env: Mapping[str, str]) -> Variables:
     from orchestrator.runtime.binary_help import read_help
 
     return parse_serve_help(read_help(found, env, "serve"))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

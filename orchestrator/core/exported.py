@@ -13,14 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from orchestrator.core.document import read_document
-from orchestrator.core.nodes import MapNode, plain
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.problem import Problem
 from orchestrator.core.profile import Effective, InstanceConfig, OllamaConfig
-from orchestrator.core.reference import env_names, references
+from orchestrator.core.reference import Reference, references
 from orchestrator.core.secret import is_secret_name, masked_argv
-from orchestrator.core.source import Source, read_source
 
 DAEMON_MEMORY = 160 << 20
 """Bytes that the daemon is planned with beside its instances: what it takes, and some to spare."""
@@ -60,8 +57,8 @@ class Exported:
         return label[:40].strip("-") or "orchestrate"
 
 
-def exported(profiles: Sequence[LoadedProfile], texts: Sequence[str]) -> Exported:
-    """Of valid profiles, at least one, and their texts."""
+def exported(profiles: Sequence[LoadedProfile]) -> Exported:
+    """Of valid profiles, at least one."""
     members = [
         (profile, name, config, profile.config.effective(config))
         for profile in profiles
@@ -77,7 +74,7 @@ def exported(profiles: Sequence[LoadedProfile], texts: Sequence[str]) -> Exporte
             for _, name, config, effective in members
             if isinstance(config.port, int) and effective.host not in LOOPBACK
         ),
-        variables=_variables(texts),
+        variables=_variables(profiles),
         reserved=_sum(one.resources.memory for one in each),
         limit=_sum(one.limits.memory_max for one in each),
         gpus=None if "auto" in asked else tuple(sorted(indices)),
@@ -103,12 +100,21 @@ def _sum(sizes: Iterable[int | None]) -> int | None:
     return DAEMON_MEMORY + sum(size for size in known if size is not None)
 
 
-def _variables(texts: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-    names = sorted({name for text in texts for name in env_names(text)})
-    needed = {
-        one.name for text in texts for one in references(text) if one.env and one.default is None
-    }
-    return tuple((name, name not in needed) for name in names)
+def _variables(profiles: Sequence[LoadedProfile]) -> tuple[tuple[str, bool], ...]:
+    """Those that values refer to: one in a comment would be waited for, and never come."""
+    found = [one for profile in profiles for one in _referred(profile.written()) if one.env]
+    needed = {one.name for one in found if one.default is None}
+    return tuple((name, name not in needed) for name in sorted({one.name for one in found}))
+
+
+def _referred(value: object) -> Iterator[Reference]:
+    if isinstance(value, dict):
+        value = [*cast("dict[str, object]", value).values()]
+    if isinstance(value, list):
+        for one in cast("list[object]", value):
+            yield from _referred(one)
+    else:
+        yield from references(value)
 
 
 def _warnings(
@@ -149,13 +155,9 @@ def strays(exported: Exported) -> Iterator[Problem]:
                     yield Problem(message, profile.place((*path, "model")), path, hint)
 
 
-def written_secrets(profile: LoadedProfile, data: bytes) -> Iterator[Problem]:
+def written_secrets(profile: LoadedProfile) -> Iterator[Problem]:
     """Secrets that stand in the profile itself, where a variable should."""
-    source = read_source(data, profile.file)
-    root = read_document(source).root if isinstance(source, Source) else None
-    if not isinstance(root, MapNode):
-        return
-    raw = cast("dict[str, Any]", plain(root))
+    raw = profile.written()
     variables = raw.get("vars")
     known = cast("dict[str, Any]", variables) if isinstance(variables, dict) else {}
     for path in _secrets(raw, (), known):

@@ -166,13 +166,23 @@ def located(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-def instance_name(wanted: str, taken: Mapping[str, Any]) -> str:
-    """A name for an instance, as near to `wanted` as may be, that is not taken yet."""
-    plain = _NAME_PART.sub("-", wanted.casefold()).strip("-._")[:63].rstrip("-._") or "model"
-    name, number = plain, 2
-    while name in taken:
-        name, number = f"{plain[:58]}-{number}", number + 1
-    return name
+@dataclass(slots=True)
+class Names:
+    """Gives names to instances, each but once."""
+
+    _taken: set[str] = field(default_factory=set[str])
+    _numbers: dict[str, int] = field(default_factory=dict[str, int])
+
+    def name(self, wanted: str) -> str:
+        """A name for an instance, as near to `wanted` as may be, that no other has."""
+        plain = _NAME_PART.sub("-", wanted.casefold()).strip("-._")[:63].rstrip("-._") or "model"
+        stem, name = plain[:54], plain
+        while name in self._taken:
+            # From where the last of its namesakes left off: there may be very many.
+            number = self._numbers[stem] = self._numbers.get(stem, 1) + 1
+            name = f"{stem}-{number}"
+        self._taken.add(name)
+        return name
 
 
 def typed(word: str) -> str | int | float:

@@ -7,6 +7,7 @@ that of the llama-server found here, if there is one; without it they are kept a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -123,15 +124,15 @@ class Settings:
 
     def words(self, words: Sequence[str]) -> None:
         """Take the words that follow a program."""
-        rest = list(words)
+        rest = deque(words)
         while rest:
-            word = rest.pop(0)
+            word = rest.popleft()
             if not word.startswith("-") or len(word) < 2:
                 self.lost("a word that belongs to no flag was left out")
                 continue
             self._word(word, rest)
 
-    def _word(self, word: str, rest: list[str]) -> None:
+    def _word(self, word: str, rest: deque[str]) -> None:
         spelling, row = self._row(word)
         key = SPELLINGS.get(spelling, row.key if row else "")
         if not key:
@@ -142,10 +143,10 @@ class Settings:
             self._set(key, row, not (row and spelling in row.negative), word)
             return
         if kind == "two":
-            self._set(key, row, [typed(rest.pop(0)) for _ in range(min(2, len(rest)))], word)
+            self._set(key, row, [typed(rest.popleft()) for _ in range(min(2, len(rest)))], word)
             return
         if rest and not self._is_flag(rest[0]):
-            self._set(key, row, rest.pop(0), word)
+            self._set(key, row, rest.popleft(), word)
         elif row and "on" in row.choices:
             self._set(key, row, "on", word)
             self.changed("it stands there without a value: `on` is meant", ("flags", key), word)
@@ -164,11 +165,11 @@ class Settings:
     def _is_flag(self, word: str) -> bool:
         return word.startswith("--") or self._row(word)[0] in SPELLINGS or bool(self._row(word)[1])
 
-    def _following(self, rest: list[str]) -> list[str]:
+    def _following(self, rest: deque[str]) -> list[str]:
         """The values of a flag that nobody knows: all up to the next flag."""
         taken: list[str] = []
         while rest and not (rest[0].startswith("-") and typed(rest[0]) == rest[0]):
-            taken.append(rest.pop(0))
+            taken.append(rest.popleft())
         return taken
 
     # --- variables, and keys of presets --------------------------------------------------------
@@ -249,7 +250,8 @@ class Settings:
         if row.comma and isinstance(before, str | int | float):
             return [*str(before).split(","), *value.split(",")]
         if row.comma and isinstance(before, list):
-            return [*before, *value.split(",")]
+            before.extend(value.split(","))
+            return before
         return value
 
     def _secret(self, key: str, value: str, word: str) -> None:

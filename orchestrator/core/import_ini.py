@@ -7,10 +7,11 @@ is the last one; keys before the first section belong to `default`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.import_draft import UnreadableError, read_foreign
 from orchestrator.core.problem import Problem
+from orchestrator.core.secret import is_secret_name
 
 DEFAULT = "default"
 """The section of what stands before any."""
@@ -58,7 +59,11 @@ def read_ini(data: bytes, file: str) -> list[Section]:
         elif _NOTHING.fullmatch(text) is None and len(problems) < _MAX_PROBLEMS:
             column = len(text) - len(text.lstrip()) + 1
             hint = "write [section], key = value, or begin a comment with ';'"
-            problems.append(source.problem("this is no setting", number, column, hint=hint))
+            problem = source.problem("this is no setting", number, column, hint=hint)
+            if any(is_secret_name(word) for word in re.split(r"[^\w-]+", text)):
+                # The line is shown with the problem, and this one may hold a secret.
+                problem = replace(problem, place=replace(problem.place, source=""))
+            problems.append(problem)
     if problems:
         raise UnreadableError(*problems)
     return list(sections.values())

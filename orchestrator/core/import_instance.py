@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.catalog import Ambiguous, Catalog, Found, find
+from orchestrator.core.catalog import Catalog
 from orchestrator.core.import_draft import OPEN, PORT, Notes, typed
 from orchestrator.core.import_flags import Secrets, Settings, Table
+from orchestrator.core.naming import lookup_keys
 from orchestrator.core.problem import Path
 
 _FIRST_CHOICE = "Q4_K_M"
@@ -28,6 +29,15 @@ class Here:
     server: str = ""
     programs: frozenset[str] = frozenset()
     catalog: Catalog = field(default_factory=Catalog)
+
+    def models(self, ref: str) -> int:
+        """How many models a reference names. Unlike `find` it looks for nothing that is near,
+        which takes time for each of very many."""
+        for key in lookup_keys(ref, folder=self.folder):
+            paths = {model.path for model in self.catalog.index.models(key)}
+            if paths:
+                return len(paths)
+        return 0
 
 
 @dataclass(slots=True)
@@ -73,10 +83,10 @@ class Drafting:
         refs = [f"hf:{name}/{file}"] if file else refs
         several = False
         for ref in refs:
-            found = find(self.here.catalog, ref, folder=self.here.folder)
-            if isinstance(found, Found):
+            found = self.here.models(ref)
+            if found == 1:
                 return ref
-            several = several or isinstance(found, Ambiguous)
+            several = several or found > 1
         said = "several files of it are" if several else "it is not"
         todo = "name one of them" if several else f"download it (`hf download {name[:100]}`)"
         message = f"a model is never downloaded: {said} in the local Hugging Face cache; {todo}"

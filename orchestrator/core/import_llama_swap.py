@@ -14,8 +14,8 @@ from orchestrator.core.import_draft import (
     GONE,
     OPEN,
     Imported,
+    Names,
     env_reference,
-    instance_name,
     located,
     readable,
     typed,
@@ -59,11 +59,12 @@ class _Translation:
         self._drafting = drafting
         self._notes = drafting.notes
         self._instances: dict[str, Any] = {}
+        self._names_given = Names()
 
     def profile(self) -> Imported:
         defaults = self._defaults()
         for model in self._config.models:
-            name = instance_name(model.name, self._instances)
+            name = self._names_given.name(model.name)
             # What is left out keeps its place, for what is said of it.
             self._instances[name] = GONE
             self._instance(name, model)

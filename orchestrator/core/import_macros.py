@@ -1,23 +1,26 @@
 """The macros of llama-swap: `${name}`, replaced as it replaces them, within bounds.
 
-The last one that was declared is replaced first, so one may name those before it. `${env.NAME}`
-becomes a mark before the file is read as YAML, since llama-swap replaces it there; `${PORT}` one
-that says "the port of this model, whatever it is".
+A macro may name those that were declared before it. One of a model takes the place of the one of
+that name which all models have. `${env.NAME}` becomes a mark before the file is read as YAML, since
+llama-swap replaces it there; `${PORT}` one that says "the port of this model, whatever it is".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.core.import_draft import CLOSE, OPEN, PORT
 
 MAX_EXPANSION = 1 << 20
 """Characters that all macros of a file may bring in together."""
+MAX_DEPTH = 64
+"""Macros within macros."""
 
 _ENV = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
-_LEFT = re.compile(r"\$\{([A-Za-z0-9_-]+)\}")
+_MACRO = re.compile(r"\$\{([A-Za-z0-9_-]+)\}")
+_MODEL_ID = "MODEL_ID"
 
 
 class TooMuchError(Exception):
@@ -25,25 +28,71 @@ class TooMuchError(Exception):
 
 
 @dataclass(slots=True)
-class Macros:
-    """What stands for what, in the order of declaration. `spent` is shared by one file."""
+class Spent:
+    """What the macros of one file brought in so far."""
 
-    values: Mapping[str, str]
-    spent: list[int]
+    characters: int = 0
+
+    def more(self, count: int) -> None:
+        """Count some more. Raises `TooMuchError`."""
+        self.characters += count
+        if self.characters > MAX_EXPANSION:
+            raise TooMuchError
+
+
+@dataclass(frozen=True, slots=True)
+class Macros:
+    """What stands for what: for all models, and for the one called `model`."""
+
+    everywhere: Mapping[str, str]
+    spent: Spent
+    order: Mapping[str, int]
+    own: Mapping[str, str] = field(default_factory=dict[str, str])
+    own_order: Mapping[str, int] = field(default_factory=dict[str, int])
+    model: str = ""
+
+    @classmethod
+    def declared(cls, values: Mapping[str, str]) -> Macros:
+        """Those that all models have, in the order of their declarations."""
+        return cls(values, Spent(), _numbered(values, 0))
+
+    def of_model(self, model: str, own: Mapping[str, str]) -> Macros:
+        """These, as a model with macros of its own has them. Its own that no other has come last,
+        the others in the place of their namesakes."""
+        places = {
+            **_numbered(own, len(self.order)),
+            **{n: self.order[n] for n in own if n in self.order},
+        }
+        return Macros(self.everywhere, self.spent, self.order, own, places, model)
 
     def expanded(self, text: str) -> str:
         """`text` with its macros replaced. Raises `TooMuchError`."""
+        most = len(self.everywhere) + len(self.own)
+        return self._expanded(text, most, 0).replace("${PORT}", PORT)
+
+    def _expanded(self, text: str, below: int, depth: int) -> str:
         if "${" not in text:
             return text
-        for name, value in reversed(tuple(self.values.items())):
-            token = f"${{{name}}}"
-            count = text.count(token)
-            if count:
-                self.spent[0] += count * len(value)
-                if self.spent[0] > MAX_EXPANSION:
-                    raise TooMuchError
-                text = text.replace(token, value)
-        return text.replace("${PORT}", PORT)
+        if depth > MAX_DEPTH:
+            raise TooMuchError
+
+        def replace(match: re.Match[str]) -> str:
+            name = match[1]
+            if name == _MODEL_ID and self.model:
+                return self.model
+            at = self.own_order.get(name, self.order.get(name))
+            if at is None or at >= below:
+                return match[0]
+            value = self.own.get(name, self.everywhere.get(name, ""))
+            whole = self._expanded(value, at, depth + 1)
+            self.spent.more(len(whole) + 1)
+            return whole
+
+        return _MACRO.sub(replace, text)
+
+
+def _numbered(names: Iterable[str], start: int) -> dict[str, int]:
+    return {name: at for at, name in enumerate(names, start=start)}
 
 
 def env_marked(text: str) -> str:
@@ -53,10 +102,4 @@ def env_marked(text: str) -> str:
 
 def unknown_macro(text: str) -> str:
     """The first macro of an expanded text that nothing stands for; empty if there is none."""
-    match = _LEFT.search(text)
-    return match[1] if match is not None and match[1] != "PID" else ""
-
-
-def scoped(model: str, everywhere: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The macros of one model: its own take the place of those with the same name."""
-    return {"MODEL_ID": model, **everywhere, **own}
+    return next((one for one in _MACRO.findall(text) if one != "PID"), "")

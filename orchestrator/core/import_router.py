@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.core.catalog import Found, find
-from orchestrator.core.import_draft import GONE, Imported, instance_name, typed
+from orchestrator.core.import_draft import GONE, Imported, Names, typed
 from orchestrator.core.import_flags import SPELLINGS, Settings
 from orchestrator.core.import_ini import DEFAULT, Line, Section
 from orchestrator.core.import_instance import Drafting, Here
@@ -33,6 +32,7 @@ class _Translation:
         self._drafting = drafting
         self._notes = drafting.notes
         self._instances: dict[str, Any] = {}
+        self._names = Names()
 
     def profile(self) -> Imported:
         shared = Section(GLOBAL, 0)
@@ -68,7 +68,7 @@ class _Translation:
             )
 
     def _instance(self, section: Section, base: Settings) -> None:
-        name = instance_name(section.name, self._instances)
+        name = self._names.name(section.name)
         at: Path = ("instances", name)
         self._instances[name] = GONE
         read, grace = self._read(section, at)
@@ -93,7 +93,7 @@ class _Translation:
         here = self._drafting.here
         if shared:
             read.places |= shared
-        elif isinstance(find(here.catalog, section.name, folder=here.folder), Found):
+        elif here.models(section.name) == 1:
             read.places["model"] = section.name
         elif _REPOSITORY.fullmatch(section.name):
             read.places["hf-repo"] = section.name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from orchestrator.core.document import read_document
 from orchestrator.core.import_command import Command, read_command, without_comments, words_of
 from orchestrator.core.import_draft import UnreadableError, read_foreign
-from orchestrator.core.import_macros import Macros, TooMuchError, env_marked, scoped, unknown_macro
+from orchestrator.core.import_macros import Macros, TooMuchError, env_marked, unknown_macro
 from orchestrator.core.nodes import Entry, ListNode, MapNode, ScalarNode
 from orchestrator.core.source import Source
 
@@ -83,7 +83,7 @@ def read_llama_swap(data: bytes, file: str) -> SwapConfig:
     models = root.entries["models"].value
     if not isinstance(models, MapNode):
         raise _wrong(source, root.entries["models"], "expected a mapping of models")
-    macros = Macros(_macros(root.entries.get("macros"), source), [0])
+    macros = Macros.declared(_macros(root.entries.get("macros"), source))
     empty = SwapConfig(source, root.entries, macros, ())
     try:
         read = tuple(_model(one, macros, source) for one in models.entries.values())
@@ -110,7 +110,7 @@ def _model(entry: Entry, everywhere: Macros, source: Source) -> SwapModel:
         raise _wrong(source, entry, "expected the settings of a model, with `cmd:`")
     keys = entry.value.entries
     own = _macros(keys.get("macros"), source)
-    macros = Macros(scoped(entry.key, everywhere.values, own), everywhere.spent)
+    macros = everywhere.of_model(entry.key, own)
     return SwapModel(entry.key, entry, keys, macros, _command(keys.get("cmd"), macros))
 
 

@@ -10,6 +10,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from orchestrator.core.check import check
 from orchestrator.core.document import Document, read_document
@@ -55,6 +56,10 @@ class LoadedProfile:
         """What relative paths in the profile are relative to."""
         folder, slash, _ = self.file.rpartition("/")
         return (folder or "/") if slash else "."
+
+    def written(self) -> dict[str, Any]:
+        """What the file says, as it says it: references are not followed."""
+        return cast("dict[str, Any]", plain(self._root))
 
     def place(self, path: Path, *, key: bool = True) -> Place:
         """Where `path` stands, or its nearest ancestor that the document has.

@@ -7,15 +7,20 @@ from collections.abc import Iterable
 
 MASK = "***"
 
-_SECRET = re.compile(
-    r"(KEY|TOKEN|SECRET|PASS(WORD|WD|PHRASE)?|CREDENTIAL|AUTH)S?($|[_-])|^HFT$", re.IGNORECASE
-)
+_WORDS = "KEY|TOKEN|SECRET|PASS(WORD|WD|PHRASE)?|CREDENTIAL|AUTH"
+_SECRET = re.compile(rf"({_WORDS})S?($|[_-])|^HFT$", re.IGNORECASE)
+_WORD = re.compile(f"{_WORDS}|HFT", re.IGNORECASE)
 _NOT_SECRET = re.compile(r"(KEY[_-]FILE|[_-]FILE$|MAX[_-]TOKENS?$|TOKENS$)", re.IGNORECASE)
 
 
 def is_secret_name(name: str) -> bool:
     """True for `LLAMA_API_KEY` and `api-key`, not for `ssl-key-file` or `max-tokens`."""
     return bool(_SECRET.search(name)) and not _NOT_SECRET.search(name)
+
+
+def has_secret_word(text: str) -> bool:
+    """False where no name in a text can be that of a secret: most texts need no closer look."""
+    return bool(_WORD.search(text))
 
 
 def masked_argv(argv: Iterable[str]) -> list[str]:

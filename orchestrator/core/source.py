@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 from orchestrator.core.problem import Path, Place, Problem
+from orchestrator.core.secret_spans import masked_lines
 
 MAX_BYTES = 1 << 20
 """Bytes of a profile. One of 200 instances has about 60,000."""
-
-_LONGEST_SOURCE = 4096
-"""Characters of a line kept in a `Place`: errors travel over the control socket."""
 
 _BREAK = re.compile(r"\r\n|\r|\n")
 _MARKS = (
@@ -24,9 +22,9 @@ _MARKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
-    """A file's text, and its lines without their ends."""
+    """A file's text, and its lines without their ends. (No slots: it keeps what it has shown.)"""
 
     file: str
     text: str
@@ -37,8 +35,16 @@ class Source:
         return self.lines[number - 1] if number <= len(self.lines) else ""
 
     def place(self, line: int, column: int) -> Place:
-        """`line` and `column` count from 1; beyond the end there is no source line to show."""
-        return Place(self.file, line, column, self.line(line)[:_LONGEST_SOURCE])
+        """`line` and `column` count from 1; beyond the end there is no source line to show.
+
+        It is shown to whoever asks for the status, so its secrets are hidden.
+        """
+        shown = self._shown[line - 1] if line <= len(self.lines) else ""
+        return Place(self.file, line, column, shown)
+
+    @cached_property
+    def _shown(self) -> list[str]:
+        return masked_lines(self.lines)
 
     def problem(
         self, message: str, line: int, column: int, *, hint: str = "", path: Path = ()

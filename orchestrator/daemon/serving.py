@@ -68,9 +68,9 @@ class Serving:
     async def run(self) -> None:
         """Until cancelled; what fails here ends the daemon."""
         server, *_ = await asyncio.to_thread(_load, AFTER_FIRST_STARTS)
-        parts, listen = self._parts, self._parts.settings.listen
+        parts = self._parts
         sock = server.bind_unix(parts.settings.socket_path)
-        hosts = [*parts.settings.hosts, *([listen.host] if listen else [])]
+        hosts = parts.settings.hosts
         async with server.serving(self._control(), sock, parts.tcp, hosts) as self._doors:
             if self._options.on_listening is not None:
                 self._options.on_listening()

@@ -1,4 +1,6 @@
-"""Writes a file that others read and edit: whole or not at all, and only over what was known."""
+"""Writes files that others read: whole or not at all, and what others edit only over what was
+known.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,29 @@ def rewrite(path: str, data: bytes, *, still: Callable[[bytes], bool], limit: in
             _remove(aside, folder)
             raise
         os.fsync(folder)
+
+
+def write_whole(path: str, data: bytes, *, mode: int, sync: bool = False) -> None:
+    """Put a file in place, its folders too, whatever was there; nobody sees it with another mode.
+
+    `sync`: it is to outlive a machine that loses its power. Raises OSError, and leaves nothing.
+    """
+    folder, name = os.path.split(path)
+    os.makedirs(folder, mode=0o755 if mode & 0o044 else 0o700, exist_ok=True)
+    aside = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with open(os.open(aside, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise
 
 
 class _Old:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 
 from orchestrator.errors import InputError
 
@@ -36,8 +37,11 @@ def _read(path: str) -> str:
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else str(error.strerror)
         raise InputError(f"{path} cannot be read: {why}", hint=_MAKE_ANEW) from error
+    about = os.fstat(fd)
+    if stat.S_ISDIR(about.st_mode):
+        os.close(fd)
+        raise InputError(f"{path} cannot be read: it is a folder", hint=_MAKE_ANEW)
     with open(fd, "rb") as file:
-        about = os.fstat(fd)
         if about.st_uid != os.geteuid() or about.st_mode & 0o077:
             who = f"belongs to uid {about.st_uid}" if about.st_uid != os.geteuid() else "is open"
             raise InputError(f"{path} {who}: others may know the token", hint=_MAKE_ANEW)

@@ -16,6 +16,7 @@ from orchestrator.api import crowd
 from orchestrator.api.answers import MAX_BODY
 from orchestrator.api.keys import CODE_LASTS, COOKIE_LASTS, Keys
 from orchestrator.api.rates import Rates
+from orchestrator.control.overview import Overview
 from tests.served_api import PATIENCE, TOKEN, Answer, Api, run
 
 WEAK = "short"
@@ -281,6 +282,32 @@ def test_names_that_were_allowed_are_answered_behind_a_proxy_too(tmp_path: Path)
     run(tmp_path, story, tcp=True, hosts=["Models.example"])
 
 
+@pytest.mark.parametrize(
+    "origin", ["http://127.0.0.1:1", "http://[::1]:{port}", "http://127.0.0.1"]
+)
+def test_no_page_of_another_port_may_ask_whatever_is_allowed(tmp_path: Path, origin: str) -> None:
+    async def story(served: Api) -> None:
+        said = {"Origin": origin.format(port=served.port)}
+        answer = await served.ask_tcp("POST", "/v1/down", b"", **said)
+        assert (answer.status, answer.error["code"]) == (403, "wrong-origin")
+        assert served.asked == []
+
+    run(tmp_path, story, tcp=True, hosts=["127.0.0.1", "::1", "localhost"])
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+def test_behind_a_proxy_only_its_own_page_may_ask(tmp_path: Path, site: str) -> None:
+    async def story(served: Api) -> None:
+        told = {"Host": "models.example", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": site}
+        origin = "https://models.example:8443"
+        answer = await served.ask_tcp("POST", "/v1/down", b"", Origin=origin, **told)
+        assert (answer.status, answer.error["code"]) == (403, "wrong-origin")
+        told["Sec-Fetch-Site"] = "same-origin"
+        assert (await served.ask_tcp("POST", "/v1/down", b"", Origin=origin, **told)).status == 200
+
+    run(tmp_path, story, tcp=True, hosts=["models.example"])
+
+
 def test_every_answer_says_what_a_browser_may_do_with_it(tmp_path: Path) -> None:
     async def story(served: Api) -> None:
         for path in ("/v1/status", "/healthz", "/login", "/", "/v1/nowhere", "/openapi.json"):
@@ -288,7 +315,9 @@ def test_every_answer_says_what_a_browser_may_do_with_it(tmp_path: Path) -> None
             assert headers["x-content-type-options"] == "nosniff", path
             assert headers["x-frame-options"] == "deny"
             assert "default-src 'none'" in headers["content-security-policy"]
-            assert headers["referrer-policy"] == "no-referrer"
+            # Without any referrer, the form would be of the origin `null`, and be refused.
+            kept = "same-origin" if path in ("/", "/login") else "no-referrer"
+            assert headers["referrer-policy"] == kept, path
 
     run(tmp_path, story, tcp=True)
 
@@ -408,6 +437,40 @@ def test_a_thousand_half_open_connections_shut_nobody_out(tmp_path: Path) -> Non
         assert len(server.server_state.connections) <= crowd.MOST
         for _, writer in half_open:
             writer.close()
+
+    run(tmp_path, story, tcp=True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "GET /readyz?wait=3600 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+        "POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_strangers_who_keep_a_connection_busy_shut_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(crowd, "MOST", 8)
+    monkeypatch.setattr(Overview, "missing", lambda _self: ["something"])
+
+    async def story(served: Api) -> None:
+        told = {"Host": f"127.0.0.1:{served.port}", "Authorization": f"Bearer {TOKEN}"}
+        mine = await served.begin("GET", "/v1/events", b"", tcp=True, **told)
+        strangers = [await served.connect(tcp=True) for _ in range(20)]
+        for _, writer in strangers:
+            with contextlib.suppress(ConnectionError):
+                writer.write(said.encode())
+                await writer.drain()
+        for _ in range(5):
+            assert (await served.ask_tcp("GET", "/v1/status")).status == 200
+        _, reader, writer = mine
+        served.happens(1)
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"unready")
+        for _, one in [*strangers, (reader, writer)]:
+            one.close()
 
     run(tmp_path, story, tcp=True)
 

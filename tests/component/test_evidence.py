@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.control import executor, monitor
+from orchestrator.control import monitor, starting
 from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels, marks_of
 from orchestrator.control.executor import Executor
@@ -120,10 +120,9 @@ def test_what_was_condemned_does_not_wait_for_a_port(
     assert (events[-1].data["waits"], events[-1].data["permanent"]) == (False, False)
 
 
-def _an_executor(folder: Path, spec: InstanceSpec) -> tuple[Executor, Bus]:
-    bus = Bus()
-    made = Executor(
-        bus=bus,
+def _an_executor(folder: Path, spec: InstanceSpec) -> Executor:
+    return Executor(
+        bus=Bus(),
         logs=Logs(str(folder)),
         inherited=dict(os.environ),
         owner="test",
@@ -131,7 +130,6 @@ def _an_executor(folder: Path, spec: InstanceSpec) -> tuple[Executor, Bus]:
         rows_of=lambda _: (),
         workshop=cast(Any, SimpleNamespace()),
     )
-    return made, bus
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -139,7 +137,7 @@ def test_a_process_that_is_gone_is_not_kept_whatever_goes_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     spec = a_spec()
-    made, _ = _an_executor(tmp_path, spec)
+    made = _an_executor(tmp_path, spec)
 
     async def story() -> None:
         with (tmp_path / "log").open("wb") as log:
@@ -168,14 +166,10 @@ def test_a_process_that_is_gone_is_not_kept_whatever_goes_wrong(
 
 
 def test_a_start_that_failed_is_told_although_a_mount_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = a_spec()
-    made, bus = _an_executor(tmp_path, spec)
     monkeypatch.setattr(monitor, "EVIDENCE_WITHIN", 0.05)
-    monkeypatch.setattr(executor, "levels", lambda *_: time.sleep(0.5))
+    monkeypatch.setattr(starting, "levels", lambda *_: time.sleep(0.5))
     error = StartError("no", reason="binary-missing", permanent=True)
-    asyncio.run(made._post_start_failed(spec, "s1", error))
-    [event] = bus.drain()
-    assert isinstance(event, Event)
+    event = asyncio.run(starting.start_failed(a_spec(), "s1", error))
     assert (event.type, event.data["hangs_on"]) == (EventType.START_FAILED, {})

@@ -105,7 +105,7 @@ LOCAL = "/v1/dashboard"
 
 JUDGED = """\
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "3xx", "401", "404", "409", "422"]
+expected-statuses = ["2xx", "3xx", "401", "404", "409", "422", "429"]
 """
 """What is right by its form may still name what there is not, or a file that is wrong."""
 
@@ -432,6 +432,7 @@ def test_a_hundred_megabytes_are_refused_and_never_held(served: Served) -> None:
         b'{"profile": 7, "text": ""}',
         b'{"profile": "coding", "text": null}',
         b'{"sources": [{"path": "p", "is_folder": false, "env": {}, "cwd": "/"}]}',
+        b'{"sources": [{"path": "/p", "is_folder": false, "env": {}, "cwd": ""}]}',
         b'{"sources": [{"path": "/\\u0000", "is_folder": false, "env": {}, "cwd": "/"}]}',
         b'{"sources": [{"path": "/\\ud800", "is_folder": false, "env": {}, "cwd": "/"}]}',
     ],

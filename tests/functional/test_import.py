@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,71 @@ def test_a_router_to_servers_that_answer(desk: World) -> None:
     port = desk.instance("tiny")["port"]
     assert desk.props(port)["default_generation_settings"]["n_ctx"] == 256
     desk.run("down")
+
+
+ODD = """\
+version = 1
+[*]
+c = 2048
+no-warmup = true
+parallel = 2        # slots
+[first]
+model = {model}
+LLAMA_ARG_ENDPOINT_METRICS = 1
+jinja = off
+flash-attn = on
+lora = /a#b
+temp = 0.50
+tags = code,local
+[second]
+model = /nowhere
+c = 1
+[second]
+model = {model}
+no-jinja = off
+threads = 3
+"""
+
+
+@pytest.mark.real
+def test_presets_are_read_as_llama_server_itself_reads_them(world: World) -> None:
+    presets, port = world.write("odd.ini", ODD.format(model=world.model)), world.port()
+    program = world.env["ORCHESTRATE_LLAMA_SERVER"]
+    words = [program, "--models-preset", str(presets), "--host", "127.0.0.1", "--port", str(port)]
+    with (
+        open(world.folder / "router.log", "wb") as log,
+        subprocess.Popen(words, env=world.env, stdout=log, stderr=log) as server,
+    ):
+        try:
+            world.until(lambda: world.answers(port) == 200, "the router to answer")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/models") as answer:
+                rows = {one["id"]: one["status"]["args"] for one in json.load(answer)["data"]}
+        finally:
+            server.terminate()
+
+    ours = world.run("import", "router", presets, "-o", "odd.yaml", "--json").json["profile"]
+    shared = ours["defaults"]["llama-server"]["flags"]
+    assert set(rows) == set(ours["instances"])
+    for name, one in ours["instances"].items():
+        said = {"model": one["model"], **shared, **one["flags"]}
+        assert rendered(said) == settings(rows[name]), name
+
+
+def rendered(flags: dict[str, object]) -> dict[str, str]:
+    """Flags of a profile as words of a command line, switches with their value."""
+    switch = {True: "on", False: "off"}
+    return {k: switch[v] if isinstance(v, bool) else str(v) for k, v in flags.items()}
+
+
+def settings(words: list[str]) -> dict[str, str]:
+    """A command line as settings, less what the router adds of its own."""
+    found: dict[str, str] = {}
+    for word, after in itertools.pairwise([*words[1:], "--"]):
+        if word.startswith("--"):
+            bare = after.startswith("--")
+            name = word[2:].removeprefix("no-") if bare else word[2:]
+            found[name] = after if not bare else "off" if word.startswith("--no-") else "on"
+    return {k: v for k, v in found.items() if k not in ("host", "port", "alias", "log-colors")}
 
 
 def test_all_that_a_configuration_may_say_is_a_valid_profile(desk: World) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.core.import_draft import Imported, UnreadableError, spelled
 from orchestrator.core.import_instance import Here
@@ -15,6 +19,7 @@ from orchestrator.core.import_llama_swap import translate_llama_swap
 from orchestrator.core.import_swap_config import read_llama_swap
 from orchestrator.core.import_text import render
 from orchestrator.core.parse import parse_profile
+from orchestrator.core.reference import env_names
 from tests.unit.test_import_flags import TABLE
 
 DATA = Path(__file__).parent.parent / "data" / "import"
@@ -263,3 +268,67 @@ def test_macros_that_grow_without_end_are_refused(field: str) -> None:
 
     assert refused(f"{text}models: {{a: {{{field}}}}}") == ("its macros bring in too much", 1)
     assert time.monotonic() - begun < 10
+
+
+def test_macros_may_name_those_before_them_and_models_their_own() -> None:
+    text = """
+macros: {ctx: 1, args: "-c ${ctx} ${late}", late: "-t 9"}
+models:
+  a: {cmd: "llama-server -m /${MODEL_ID} -c ${ctx}"}
+  b: {macros: {ctx: 2, more: "-t ${ctx}"}, cmd: "llama-server -m /x ${more}"}
+  c: {macros: {late: "-t 3", args: "-c ${ctx}0"}, cmd: "llama-server -m /x ${args} ${late}"}
+  d: {cmd: "llama-server -m /x ${args}"}
+"""
+    made = imported(text)
+
+    flags = {name: one.get("flags") for name, one in spelled(made.document)["instances"].items()}
+    assert flags == {
+        "a": {"ctx-size": 1},
+        "b": {"threads": 2},
+        "c": {"ctx-size": 10, "threads": 3},
+    }
+    assert remarks(made)["models.d"] == "nothing declares the macro 'late'"
+
+
+MANY = 8000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models:\n"
+        + "".join(
+            f"  '{chr(0x4E00 + at)}': {{cmd: llama-server -hf a/b{at}}}\n" for at in range(MANY)
+        ),
+        "models: {a: {cmd: llama-server -m /x " + "--lora a " * 60_000 + "}}",
+        "models: {a: {cmd: llama-server -m /x --frob " + "a " * 300_000 + "}}",
+        "macros:\n"
+        + "".join(f"  m{at}: x{at}\n" for at in range(MANY))
+        + "models:\n"
+        + "".join(f"  a{at}: {{cmd: 'llama-server -m ${{m{at}}}'}}\n" for at in range(MANY)),
+        "macros:\n  m0: a\n"
+        + "".join(f"  m{at}: '${{m{at - 1}}}'\n" for at in range(1, MANY))
+        + f"models: {{a: {{cmd: 'llama-server ${{m{MANY - 1}}}'}}}}",
+    ],
+    ids=["models", "flags", "words", "macros", "deep"],
+)
+def test_very_many_of_anything_take_no_more_than_their_share(text: str) -> None:
+    begun = time.monotonic()
+    with contextlib.suppress(UnreadableError):
+        render(imported(text), ["From a test."])
+
+    assert time.monotonic() - begun < 30
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc", "Co"))), st.text(max_size=20))
+def test_whatever_a_command_holds_what_comes_out_is_a_profile(words: str, name: str) -> None:
+    document = {"models": {name: {"cmd": f"llama-server -m /x {words}", "env": [words]}}}
+    try:
+        made = imported(json.dumps(document))
+    except UnreadableError:
+        return
+    text = render(made, ["From a test."])
+
+    assert yaml.safe_load(text) == spelled(made.document)
+    env = dict.fromkeys(env_names(text), "1")
+    assert parse_profile(text.encode(), file="p.yaml", env=env).problems == ()

@@ -124,6 +124,13 @@ def test_every_bad_line_is_named() -> None:
     ]
 
 
+def test_a_bad_line_with_a_secret_is_not_shown() -> None:
+    with pytest.raises(UnreadableError) as caught:
+        imported("[x]\napi-key hunter2\nmodel /x\n")
+
+    assert [one.place.source for one in caught.value.problems] == ["", "model /x"]
+
+
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=20),

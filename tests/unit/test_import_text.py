@@ -15,9 +15,9 @@ from orchestrator.core.import_draft import (
     OPEN,
     PORT,
     Imported,
+    Names,
     Remark,
     env_reference,
-    instance_name,
     located,
     spelled,
     typed,
@@ -111,9 +111,8 @@ def test_the_same_of_several_keys_is_said_once() -> None:
 
 @given(st.lists(st.text(), max_size=5))
 def test_every_name_becomes_one_that_may_be(names: list[str]) -> None:
-    taken: dict[str, Any] = {}
-    for name in names:
-        taken[instance_name(name, taken)] = None
+    given = Names()
+    taken = {given.name(name) for name in names}
 
     assert len(taken) == len(names)
     assert all(map(is_name, taken))

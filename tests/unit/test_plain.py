@@ -33,6 +33,7 @@ def test_escapes_go_and_text_stays(said: str, shown: str) -> None:
 
 PROFILE = """\
 # A comment about the API_KEY stays.
+# LLAMA_API_KEY: s3cret-0
 instances:
   a:
     model: tiny   # and so does this
@@ -56,13 +57,14 @@ def test_values_of_secret_keys_are_hidden_and_all_else_is_as_written() -> None:
     shown = without_secrets(PROFILE)
 
     assert "s3cret" not in shown
-    assert shown.count("***") == 6
+    assert shown.count("***") == 7
     kept = [line for line in PROFILE.splitlines() if "s3cret" not in line and "LONG" not in line]
     assert [line for line in shown.splitlines() if "***" not in line] == kept
 
 
 def test_what_is_no_yaml_is_hidden_line_by_line() -> None:
     broken = "instances: [\n  LLAMA_API_KEY: s3cret\n  'HF_TOKEN': s3cret\nmodel: tiny\n"
+    assert "s3cret" not in without_secrets("a: {env: {API_KEY: s3cret}, args: [--api-key, s3cret]")
     assert without_secrets(broken) == lines_without_secrets(broken)
     assert lines_without_secrets(broken) == (
         "instances: [\n  LLAMA_API_KEY: ***\n  'HF_TOKEN': ***\nmodel: tiny\n"

@@ -48,11 +48,8 @@ class Daemon:
         async with self._open("GET", "/v1/status", query, None, lines.SILENT_AFTER) as answer:
             while True:
                 try:
-                    async with asyncio.timeout(lines.SILENT_AFTER):
+                    async with _answering(lines.SILENT_AFTER):
                         line = await answer.readline()
-                except TimeoutError as error:
-                    message = "the daemon does not answer any more"
-                    raise NoDaemonError(message, hint=lines.SILENT) from error
                 except OSError as error:
                     raise NoDaemonError("the daemon went away", hint=lines.START) from error
                 if not line.endswith(b"\n"):
@@ -63,8 +60,9 @@ class Daemon:
         """The last `limit` bytes of what is not JSON."""
         async with self._open("GET", path, query, None, lines.ANSWERS_WITHIN) as answer:
             said = b""
-            while chunk := await answer.read(1 << 16):
-                said = (said + chunk)[-limit:]
+            async with _answering(lines.SILENT_AFTER):
+                while chunk := await answer.read(1 << 16):
+                    said = (said + chunk)[-limit:]
             return said
 
     async def _is_awake(self) -> None:
@@ -82,7 +80,8 @@ class Daemon:
     ) -> Any:
         async with self._open(method, path, query, body, within) as answer:
             try:
-                return json.loads(await answer.read())
+                async with _answering(within):
+                    return json.loads(await answer.read())
             except (OSError, ValueError) as error:
                 message = "the daemon went away before it answered"
                 raise NoDaemonError(message, hint=lines.START) from error
@@ -120,7 +119,8 @@ class Daemon:
                 message = "the daemon went away before it answered"
                 raise NoDaemonError(message, hint=lines.START)
             if status >= 400 and status != 503:
-                raise lines.error_of(status, await reader.read())
+                async with _answering(lines.ANSWERS_WITHIN):
+                    raise lines.error_of(status, await reader.read())
             yield reader
         finally:
             if writer is not None:
@@ -134,6 +134,17 @@ class Daemon:
             return await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
         finally:
             os.close(folder)
+
+
+@contextlib.asynccontextmanager
+async def _answering(within: float | None) -> AsyncGenerator[None]:
+    """So long may what is asked for take, once it was begun; None: as long as it likes."""
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError as error:
+        message = "the daemon does not answer any more"
+        raise NoDaemonError(message, hint=lines.SILENT) from error
 
 
 class Desk:

@@ -51,7 +51,6 @@ class Engines:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._keys: dict[tuple[str, int | None], dict[str, str]] = {}
 
     @cached_property
     def _client(self) -> httpx.AsyncClient:
@@ -107,7 +106,9 @@ class Engines:
         stops working on it."""
         import httpx
 
-        sent: dict[str, Any] = {"json": dict(body), "headers": await self._key(row)}
+        # Looked up each time: an edit may have given it another.
+        key = await in_thread(_key_of, self._settings, row["name"])
+        sent: dict[str, Any] = {"json": dict(body), "headers": key}
         sent["timeout"] = httpx.Timeout(within, connect=CONNECTS_WITHIN)
         try:
             async with self._client.stream("POST", row["url"] + path, **sent) as answer:
@@ -120,15 +121,9 @@ class Engines:
                 hint=f"`status` and `logs` of {row['name']} show why",
             ) from error
 
-    async def _key(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """How the server is told its key: that of a process stays the same."""
-        process = row["name"], row["pid"]
-        if process not in self._keys:
-            self._keys[process] = await in_thread(_key_of, self._settings, row["name"])
-        return self._keys[process]
-
 
 def _key_of(settings: Settings, name: str) -> dict[str, str]:
+    """How the server is told its key."""
     from orchestrator.cli.offline import observed_without_daemon
     from orchestrator.control.inference import authorization
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from orchestrator.core.secret import MASK, is_secret_name
+from orchestrator.core.secret_spans import secret_spans
 
 _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?"
@@ -20,7 +21,6 @@ _CONTROL = re.compile(
 """Controls but for line feed and tab; what turns the direction of writing; halves of characters,
 which no UTF-8 can hold. Joiners stay: scripts and pictures need them."""
 
-_SECRET_LINE = re.compile(r"^(\s*(?:-\s+)?[\"']?([\w.-]+)[\"']?\s*[:=]\s*)(\S.*)$", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{env:\w+\}")
 
 
@@ -57,14 +57,15 @@ def without_secrets(text: str) -> str:
             # A block ends where the next line begins.
             line_end = "\n" if value.endswith("\n") else ""
             text = f"{text[:start]}{MASK}{line_end}{text[end:]}"
-    return text
+    return lines_without_secrets(text)
 
 
 def lines_without_secrets(text: str) -> str:
-    """The same for what is no YAML: line by line, by the word before the colon."""
-    return _SECRET_LINE.sub(
-        lambda found: f"{found[1]}{MASK}" if is_secret_name(found[2]) else found[0], text
-    )
+    """The same by the look of the lines: for comments, and for what is no YAML."""
+    lines = text.split("\n")
+    for number, start, end in reversed([*secret_spans(lines)]):
+        lines[number] = f"{lines[number][:start]}{MASK}{lines[number][end:]}"
+    return "\n".join(lines)
 
 
 def _collect(
