@@ -18,8 +18,8 @@ def main() -> None:
 
 
 def _end_when_told() -> None:
-    """The kernel drops signals that the first process of a container does not handle: until the loop
-    does, `docker stop` would wait for its whole grace. The image has it blocked until here."""
+    """The kernel drops signals that the first process of a container does not handle: until the
+    loop does, `docker stop` would wait for its whole grace. The image has it blocked until here."""
     import signal
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -98,6 +98,8 @@ def obstacle() -> str:
     """What keeps a Docker from running on this machine; empty when nothing is known to."""
     if os.geteuid() != 0:
         return "not root"
+    if shutil.which("unshare") is None:
+        return "no unshare"
     done = subprocess.run(
         ["unshare", *NAMESPACES, "sh", "-c", "mount -t tmpfs none /mnt && ip link set lo up"],
         capture_output=True,
@@ -117,6 +119,21 @@ ROOMY = 8 << 30
 """Bytes of free memory from which on images are kept there: a build writes several times its size,
 and a busy disk takes a minute for what memory takes a second for."""
 NAMESPACES = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def must_run(docker: Docker, image: str) -> None:
+    """Raises `NoDockerError` where a daemon is up, and can run nothing: a container that may not
+    make control groups, a network that may not be made."""
+    done = subprocess.run(
+        ["docker", "run", "--rm", image, "true"],
+        env=docker.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise NoDockerError(lines[-1] if lines else f"exit code {done.returncode}")
 
 
 @contextmanager
@@ -209,8 +226,16 @@ def kept(name: str) -> Generator[tuple[Path, bool]]:
         yield KEPT / name, (KEPT / name).exists()
 
 
+def brought(command: Sequence[str], env: Mapping[str, str]) -> None:
+    """Something from outside, once. Raises `NoDockerError`: there may be no outside."""
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise NoDockerError(f"{command[0]}: {lines[-1] if lines else done.returncode}")
+
+
 def base_tarball() -> Path:
-    """A minimal Debian with Python. Takes a minute the first time."""
+    """A minimal Debian with Python. Takes a minute the first time. Raises `NoDockerError`."""
     with kept(f"bookworm-{_digest(*PACKAGES, *LEFT_OUT)}.tar") as (tarball, there):
         if there:
             return tarball
@@ -218,7 +243,7 @@ def base_tarball() -> Path:
         try:
             words = ["--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm"]
             env = {**os.environ, "PATH": f"{os.environ['PATH']}:{SBIN}"}
-            said(["debootstrap", *words, str(folder / "root"), mirror()], env, timeout=600)
+            brought(["debootstrap", *words, str(folder / "root"), mirror()], env)
             left_out = [f"--exclude=./{name}" for name in LEFT_OUT]
             target = folder / "root.tar"
             said(["tar", "-C", str(folder / "root"), *left_out, "-cf", str(target), "."], env)
@@ -243,7 +268,8 @@ def mirror() -> str:
 
 
 def wheels() -> Path:
-    """A folder with all that the image needs of the package index, for its Python."""
+    """A folder with all that the image needs of the package index, for its Python. Raises
+    `NoDockerError`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     needed += project["project"]["optional-dependencies"]["embedded"]
@@ -252,7 +278,11 @@ def wheels() -> Path:
             part = Path(tempfile.mkdtemp(dir=KEPT))
             pip = [sys.executable, "-m", "pip", "download", "--quiet"]
             which = ["--only-binary=:all:", "--python-version", "3.11", "--dest", str(part)]
-            said([*pip, *which, *needed], os.environ, timeout=600)
+            try:
+                brought([*pip, *which, *needed], os.environ)
+            except NoDockerError:
+                shutil.rmtree(part)
+                raise
             part.chmod(0o755)
             part.rename(folder)
         return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from collections.abc import Generator
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from orchestrator.cli.client import Client
 from orchestrator.cli.launch import ensure_daemon
 from orchestrator.cli.listening import insist_on, kept, listen_option, settings_with
 from orchestrator.cli.options import DURATION, json_option
-from orchestrator.cli.render import print_json, since
+from orchestrator.cli.render import inert, print_json, since
 from orchestrator.cli.waiting import while_watching
 from orchestrator.errors import InputError, NoDaemonError, TimedOutError
 from orchestrator.runtime import lock
@@ -21,6 +22,9 @@ from orchestrator.settings import Settings
 
 ENDS_WITHIN = 15.0
 """Seconds that a daemon may take to be gone once it has said that it goes."""
+
+DIES_WITHIN = 2.0
+"""Seconds that the kernel may take for the end of one whose connections are gone."""
 
 
 @click.command("down", epilog="Example: orchestrate down")
@@ -125,7 +129,9 @@ def stop(instances: bool) -> None:
     if not Client(settings).answers():
         click.echo("no daemon is running")
         return
-    end(settings, "/v1/daemon/stop", {"instances": instances}, None, stays=False)
+    # Of instances, only the daemon's own word says that they are stopped.
+    with contextlib.nullcontext() if instances else _death_is_an_end(settings):
+        end(settings, "/v1/daemon/stop", {"instances": instances}, None, stays=False)
     click.echo("daemon stopped; " + ("instances too" if instances else "instances go on"))
 
 
@@ -136,10 +142,35 @@ def restart(listen: str | None) -> None:
     settings = settings_with(listen)
     if Client(settings).answers():
         _refuse_to_replace_a_service(settings)
-        settings = kept(settings, Client(settings).get("/v1/status")["daemon"])
-        end(settings, "/v1/daemon/stop", {}, None, stays=False)
+        with _death_is_an_end(settings):
+            settings = kept(settings, Client(settings).get("/v1/status")["daemon"])
+            end(settings, "/v1/daemon/stop", {}, None, stays=False)
     ensure_daemon(settings)
     click.echo(f"daemon restarted (pid {lock.holder(settings.lock_path)})")
+
+
+@contextlib.contextmanager
+def _death_is_an_end(settings: Settings) -> Generator[None]:
+    """A daemon that dies instead of answering has ended all the same."""
+    try:
+        yield
+    except NoDaemonError:
+        if not _is_gone(lock.holder(settings.lock_path)):
+            raise
+
+
+def _is_gone(pid: int | None) -> bool:
+    """A process that is killed lets go of its lock some time after its connections."""
+    if pid is None:
+        return True
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], DIES_WITHIN)[0])
+    finally:
+        os.close(pidfd)
 
 
 def _refuse_to_replace_a_service(settings: Settings) -> None:
@@ -169,6 +200,6 @@ def status(as_json: bool) -> None:
         print_json({"daemon": daemon, "version": document["version"]})
         return
     click.echo(f"pid {daemon['pid']}, up {since(daemon['since'])}, version {document['version']}")
-    click.echo(f"state folder {settings.state_dir}")
+    click.echo(f"state folder {inert(settings.state_dir)}")
     if daemon.get("listen"):
         click.echo(f"listens on {daemon['listen']}")

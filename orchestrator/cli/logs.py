@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 
 from orchestrator.cli.client import Client
 from orchestrator.cli.completion import instance_names
+from orchestrator.cli.log_output import LogOutput
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import event_line
 from orchestrator.core.event import is_transient
@@ -38,12 +38,12 @@ def logs_command(
         return
     if name is None:
         raise InputError("whose logs?", hint="orchestrate logs NAME, or --daemon")
+    output = LogOutput()
     try:
         query = {"lines": lines, "previous": int(previous), "follow": int(follow)}
         while True:
             for chunk in Client(settings).chunks(f"/v1/instances/{name}/logs", **query):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+                output.write(chunk)
             if not follow:
                 break
             # The daemon has ended: another may be there already, and else that is said.
@@ -81,11 +81,11 @@ def _copy_file(path: str, lines: int, *, follow: bool) -> None:
 def _copy(fd: int, lines: int, *, follow: bool = False) -> None:
     from orchestrator.runtime.logs import tail
 
+    output = LogOutput()
     with open(fd, "rb") as file:
         shown = tail(fd, lines, limit=64 << 20)
         while True:
-            sys.stdout.buffer.write(shown)
-            sys.stdout.buffer.flush()
+            output.write(shown)
             if not follow:
                 break
             # A daemon that has died writes nothing, and the next one goes on in the same file.

@@ -150,9 +150,14 @@ def _drop_output() -> None:
 
 def show_error(error: OrchestrateError) -> None:
     """`error: message`, then `hint: hint`."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    from orchestrator.cli.render import inert
+
+    def shown(text: str) -> str:
+        return "\n".join(map(inert, text.split("\n")))
+
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {shown(error.message)}", err=True)
     if error.hint:
-        click.echo(f"{click.style('hint:', fg='cyan')} {error.hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='cyan')} {shown(error.hint)}", err=True)
 
 
 def _show_usage_error(error: click.ClickException) -> None:

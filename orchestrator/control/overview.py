@@ -9,7 +9,7 @@ from orchestrator.control.applied import AppliedSet
 from orchestrator.control.attachment import ignored_settings
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.report import Usage, instance_rows, status_document
-from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.spec import FileIdentity, InstanceSpec
 from orchestrator.core.status import ALIVE, InstanceStatus, ProcessRef
 from orchestrator.runtime.files import is_stale
 from orchestrator.runtime.identity import boot_clock
@@ -17,6 +17,10 @@ from orchestrator.runtime.usage import UsageMeter
 
 FILES_EVERY = 1.0
 """Seconds between two looks at whether files of instances have changed."""
+
+MEASURED_EVERY = 1.0
+"""Seconds between two looks at what the same processes take: each costs a part of a millisecond for
+every ten of them."""
 
 
 class Overview:
@@ -37,24 +41,34 @@ class Overview:
         self._describe = describe
         self._notes = notes
         self._meter = UsageMeter()
+        self._usage: dict[str, Usage] = {}
+        self._measured: tuple[dict[str, ProcessRef], dict[str, int]] = ({}, {})
+        self._measures_again = 0.0
         self._stale: dict[str, tuple[InstanceSpec, bool]] = {}
         self._looks_again = 0.0
 
     def usage(self) -> dict[str, Usage]:
-        """What each instance takes, by name; its CPU over the time since the last look."""
-        return self._meter.read(*processes(self._reconciler.observed.values()))
+        """What each instance takes, by name; its CPU over the time since the last look, which is
+        `MEASURED_EVERY` seconds ago at least while the processes are the same."""
+        ours, theirs = processes(self._reconciler.observed.values())
+        measured, now = (ours, theirs), boot_clock()
+        if measured != self._measured or now >= self._measures_again:
+            self._usage = self._meter.read(ours, theirs)
+            self._measured, self._measures_again = measured, now + MEASURED_EVERY
+        return self._usage
 
     def _stale_now(self) -> dict[str, bool]:
         """Whose files are others on disk now: looked at once a second, however many ask."""
         now = boot_clock()
         if now >= self._looks_again:
             self._stale, self._looks_again = {}, now + FILES_EVERY
+        seen: dict[str, FileIdentity | None] = {}
         for name, status in self._reconciler.observed.items():
             known = self._stale.get(name)
             if status.phase not in ALIVE or not status.managed:
                 self._stale.pop(name, None)
             elif known is None or known[0] is not status.spec:
-                self._stale[name] = (status.spec, is_stale(status.spec))
+                self._stale[name] = (status.spec, is_stale(status.spec, seen))
         return {name: stale for name, (_, stale) in self._stale.items()}
 
     def missing(self) -> list[str]:

@@ -123,7 +123,7 @@ Lookup = Found | Ambiguous | Unknown
 class Catalog:
     """Everything found, and everything that could not be read. (No slots: it keeps its index.)
 
-    `home` is that of whoever asks, for references that begin with `~/`; empty where it is not known.
+    `home` is that of whoever asks, for references that begin with `~/`; empty where unknown.
     """
 
     models: tuple[Model, ...] = ()

@@ -38,5 +38,14 @@ class Reporting:
 
 def _log(event: Event) -> None:
     words = [timestamp(event.time), event.instance or "-", event.type.value, event.reason]
-    sys.stderr.write(" ".join(word for word in words if word) + f" {event.message}\n")
+    line = " ".join(word for word in words if word) + f" {event.message}"
+    # It may quote what a profile or an engine says; the journal keeps nothing but text as text.
+    sys.stderr.write("".join(map(_visible, line)) + "\n")
     sys.stderr.flush()
+
+
+def _visible(character: str) -> str:
+    """What cannot be seen is written as in a program."""
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")

@@ -24,11 +24,14 @@ def identity_of(path: str) -> FileIdentity | None:
     return FileIdentity(now.st_size, now.st_mtime_ns, now.st_ino)
 
 
-def is_stale(spec: InstanceSpec) -> bool:
+def is_stale(spec: InstanceSpec, seen: dict[str, FileIdentity | None] | None = None) -> bool:
     """True when a file that the process has read is another on disk now, and has come to rest, or
-    is gone."""
+    is gone. `seen` is what was seen of files at the same moment, for many that share some."""
+    seen = {} if seen is None else seen
     for file in spec.inputs:
-        now = identity_of(file.path)
+        if file.path not in seen:
+            seen[file.path] = identity_of(file.path)
+        now = seen[file.path]
         if file.identity is None or now == file.identity:
             continue
         if now is None or time.time() - now.mtime_ns / 1e9 >= SETTLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -123,6 +124,28 @@ def test_a_stop_that_the_daemon_did_not_live_to_see_is_finished(world: World) ->
     world.run("daemon", "start")
     world.until(lambda: not alive(pid), "the stop is finished")
     assert until_phase(world, "a", "stopped")["reason"] == "held"
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_a_daemon_that_dies_while_it_is_asked_to_end_has_ended(world: World, verb: str) -> None:
+    world.run("daemon", "start")
+    daemon = world.daemon_pid()
+    kill(daemon, signal.SIGSTOP)
+    asking = world.begin("daemon", verb)
+    world.until(lambda: _has_a_socket(asking.pid), "it is asked")
+    kill(daemon)
+    code, out, err = _ended(asking)
+    assert (code, err) == (0, "")
+    assert ("daemon stopped" if verb == "stop" else "daemon restarted") in out
+    assert (daemon_pid(world) is not None) == (verb == "restart")
+
+
+def _has_a_socket(pid: int) -> bool:
+    found: list[str] = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(fd))
+    return any(one.startswith("socket:") for one in found)
 
 
 def test_a_daemon_that_does_not_answer_is_as_good_as_none(world: World) -> None:

@@ -56,6 +56,25 @@ def test_a_followed_log_goes_on_with_the_next_run(world: World) -> None:
     assert following.returncode == 130
 
 
+def test_a_log_cannot_steer_the_terminal_that_it_is_shown_on(world: World) -> None:
+    folder = Path(world.env["ORCHESTRATE_STATE_DIR"])
+    folder.mkdir(mode=0o700, exist_ok=True)
+    hostile = "\x1b]0;title\x07one\x1b[2J\ttwo\u202e ü\rthree"
+    (folder / "daemon.log").write_bytes(f"{hostile}\r\nnext\n".encode())
+    shown = world.on_a_terminal("logs", "--daemon", LC_ALL="C.UTF-8")
+    assert shown == "�]0;title�one�[2J\ttwo� üthree\r\nnext\r\n"
+    assert "\x1b]0;title" in world.run("logs", "--daemon").out, "as it is in a pipe"
+
+
+def test_what_an_event_quotes_is_inert_in_the_log(world: World) -> None:
+    one = fake()
+    for said in ("one", "\x1b]0;t\x07"):
+        world.run("apply", world.profile({"a": {**one, "env": {**one["env"], "X": said}}}))
+    log = Path(world.env["ORCHESTRATE_STATE_DIR"], "daemon.log").read_text()
+    assert "env.X: one -> \\x1b]0;t\\x07" in log
+    assert "\x1b" not in log
+
+
 def test_the_timeline_has_causes_and_outlives_daemons(world: World) -> None:
     port = world.port()
     world.run("apply", world.profile({"a": {"port": port}, "b": None}))

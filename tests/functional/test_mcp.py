@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -105,9 +106,15 @@ def test_a_client_of_the_older_protocol_is_served(shop: World) -> None:
         assert old.call("status", name="talker").data["instances"][0]["phase"] == "ready"
 
 
-def test_read_only_changes_nothing_and_starts_no_daemon(shop: World) -> None:
+def test_what_is_printed_starts_a_server_that_only_looks(shop: World, tmp_path: Path) -> None:
+    """The configuration names this very installation; told so, it changes nothing."""
     shop.run("down")
-    with agent(shop, "--read-only") as one:
+    printed = shop.run("mcp", "--read-only", "--print-config", ORCHESTRATE_TOKEN="s3cret").out
+    assert "s3cret" not in printed
+    server = named_server(printed)
+    # An agent has a folder of its own, and passes on next to nothing.
+    words, env = server["args"], server["env"]
+    with session(server["command"], words, env, Path("/"), errors=tmp_path) as one:
         assert set(one.tools()) == LOOKS
         for name in sorted(ALL - LOOKS):
             said = one.refused(name, name="talker")
@@ -121,7 +128,12 @@ def test_read_only_changes_nothing_and_starts_no_daemon(shop: World) -> None:
         assert "no log of an instance" in one.refused("logs", name="nobody")
         assert json.loads(one.read("orchestrate://profiles"))["profiles"]
         one.read("orchestrate://events")
-    assert daemon_pid(shop) is None
+        assert daemon_pid(shop) is None
+
+        shop.run("apply", "chat")
+        assert one.call("status").data["instances"][0]["name"] == "talker"
+        assert one.call("plan", profiles=["chat"]).text.startswith("nothing to do")
+    assert (tmp_path / "mcp.err").read_text() == ""
 
 
 # --- what agents do ----------------------------------------------------------------------------
@@ -551,7 +563,8 @@ def test_names_are_completed(shop: World, shared: Agent) -> None:
 
 
 class Wire:
-    """The protocol by hand: what is written, byte for byte."""
+    """The protocol by hand: what is written, byte for byte. It greets when it is first asked, so
+    that several come up at once."""
 
     def __init__(self, world: World, *options: str) -> None:
         self.process = subprocess.Popen(
@@ -563,8 +576,12 @@ class Wire:
             stderr=subprocess.PIPE,
         )
         self._last = 0
+
+    def greet(self) -> None:
+        """What a session begins with."""
+        self._last = 1
         hello = {"protocolVersion": "2025-06-18", "capabilities": {}}
-        self.ask("initialize", **hello, clientInfo={"name": "by hand", "version": "1"})
+        self._ask("initialize", **hello, clientInfo={"name": "by hand", "version": "1"})
         self.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     def write(self, message: Any) -> None:
@@ -575,6 +592,11 @@ class Wire:
 
     def ask(self, method: str, **params: Any) -> Any:
         """The result; every line until then must be of the protocol."""
+        if self._last == 0:
+            self.greet()
+        return self._ask(method, **params)
+
+    def _ask(self, method: str, **params: Any) -> Any:
         self._last += 1
         self.write({"jsonrpc": "2.0", "id": self._last, "method": method, "params": params})
         assert self.process.stdout is not None
@@ -608,44 +630,41 @@ class Wire:
         return code, rest, said.decode()
 
 
-def test_standard_output_is_the_protocol_s_alone(world: World) -> None:
+def test_its_end_leaves_everything_running(world: World) -> None:
     world.profile({"a": None}, "profiles/p.yaml")
-    # Both the daemon and the engine are begun by it.
-    wire = Wire(world)
-    wire.write(b"this is not JSON")
-    wire.write(b"\xff\xfe")
-    assert wire.call("apply", profiles=["p"])["converged"]
-    assert wire.call("generate", name="a", prompt="hot", max_tokens=2)["text"]
+    # Both the daemon and the engine are begun by the first.
+    first, second = Wire(world), Wire(world)
+    first.greet()
+    first.write(b"this is not JSON")
+    first.write(b"\xff\xfe")
+    assert first.call("apply", profiles=["p"])["converged"]
+    assert first.call("generate", name="a", prompt="hot", max_tokens=2)["text"]
+    assert second.call("status")["instances"][0]["phase"] == "ready"
+    before, daemon = pids(world), daemon_pid(world)
 
-    code, rest, said = wire.end()
-
+    # Standard output was the protocol's alone, until the end.
+    code, rest, said = first.end()
     assert (code, rest) == (0, b"")
     assert "Traceback" not in said
-    assert rows(world)["a"]["phase"] == "ready"
+    assert second.end(signal.SIGINT) == (130, b"", "")
+    assert pids(world) == before
+    assert daemon_pid(world) == daemon is not None
 
 
-@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
-def test_its_end_leaves_running_or_stops_everything(world: World, number: int) -> None:
+def test_its_end_stops_everything_where_that_is_asked_for(world: World) -> None:
     world.profile({"a": None}, "profiles/p.yaml")
-    wire = Wire(world)
-    wire.call("apply", profiles=["p"])
-    before = pids(world)
-    code, rest, said = wire.end(number)
-    assert code == (130 if number == signal.SIGINT else 0), said
-    assert (rest, said) == (b"", "")
-    assert alive(before["a"])
-    assert daemon_pid(world) is not None
-
-    wire = Wire(world, "--stop-on-exit")
-    assert wire.call("status")["instances"][0]["phase"] == "ready"
-    kill_daemon(world) if not number else None
-    code, rest, said = wire.end(number)
-    assert code == (130 if number == signal.SIGINT else 0), said
-    assert (rest, said) == (b"", "")
-    assert not alive(before["a"])
-    assert not owned(world)
-    assert daemon_pid(world) is None
-    assert world.status()["instances"] == []
+    wires = [Wire(world, "--stop-on-exit") for _ in range(2)]
+    # A daemon that is gone by then is started for it; one that is there is asked.
+    for wire, number in zip(wires, (0, signal.SIGTERM), strict=True):
+        wire.call("apply", profiles=["p"])
+        before = pids(world)
+        if not number:
+            kill_daemon(world)
+        assert wire.end(number) == (0, b"", "")
+        assert not alive(before["a"])
+        assert not owned(world)
+        assert daemon_pid(world) is None
+        assert world.status()["instances"] == []
 
 
 def test_a_client_that_kills_it_for_being_slow_at_its_end_has_all_stopped(world: World) -> None:
@@ -660,14 +679,16 @@ def test_a_client_that_kills_it_for_being_slow_at_its_end_has_all_stopped(world:
 
 def test_it_ends_in_the_middle_of_a_call(world: World) -> None:
     world.profile({"slow": fake("hang")}, "profiles/p.yaml")
-    for number in (0, signal.SIGTERM):
-        wire = Wire(world)
+    wires = [Wire(world), Wire(world)]
+    for wire in wires:
+        wire.greet()
         wait = {"name": "apply", "arguments": {"profiles": ["p"], "timeout_s": 600}}
         wire.write({"jsonrpc": "2.0", "id": 77, "method": "tools/call", "params": wait})
-        until_phase(world, "slow", "starting")
+    pid = until_phase(world, "slow", "starting")["pid"]
+    for wire, number in zip(wires, (0, signal.SIGTERM), strict=True):
         code, _, said = wire.end(number)
-        assert code == 0, said
-        assert said == ""
+        assert (code, said) == (0, "")
+    assert pids(world)["slow"] == pid
 
 
 def test_without_the_package_it_is_said_how_to_get_it(world: World) -> None:
@@ -699,16 +720,22 @@ def named_server(text: str) -> dict[str, Any]:
     return server
 
 
-@pytest.mark.parametrize("text", BLOCKS, ids=range(len(BLOCKS)))
 def test_what_the_page_has_agents_say_starts_it(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = named_server(text)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    env = {key: value.replace("/home/you", str(tmp_path)) for key, value in server["env"].items()}
-    with session(server["command"], server["args"], env, tmp_path) as one:
-        assert set(one.tools()) == (LOOKS if "--read-only" in server["args"] else ALL)
-        assert one.call("status").data["instances"] == []
+    servers = {tuple(one["args"]): one for one in map(named_server, BLOCKS)}
+    assert [*servers] == [("mcp",), ("mcp", "--read-only"), ("mcp", "--stop-on-exit")]
+    with contextlib.ExitStack() as sessions:
+        for words, server in servers.items():
+            folder = tmp_path / words[-1]
+            folder.mkdir()
+            env = {
+                key: value.replace("/home/you", str(folder)) for key, value in server["env"].items()
+            }
+            one = sessions.enter_context(session(server["command"], words, env, folder))
+            assert set(one.tools()) == (LOOKS if "--read-only" in words else ALL)
+            assert one.call("status").data["instances"] == []
 
 
 def test_the_page_names_every_tool_and_resource(shared: Agent) -> None:
@@ -720,22 +747,6 @@ def test_the_page_names_every_tool_and_resource(shared: Agent) -> None:
     uris += ["orchestrate://status", "orchestrate://events", "orchestrate://profiles"]
     for uri in [*uris, "orchestrate://daemon/log"]:
         assert f"`{uri.replace('{name}', 'NAME')}`" in page
-
-
-def test_what_is_printed_starts_this_very_installation(world: World, tmp_path: Path) -> None:
-    world.profile({"a": None}, "profiles/p.yaml")
-    world.run("apply", "p")
-
-    printed = world.run("mcp", "--read-only", "--print-config", ORCHESTRATE_TOKEN="s3cret").out
-
-    assert "s3cret" not in printed
-    server = named_server(printed)
-    # An agent has a folder of its own, and passes on next to nothing.
-    words, env = server["args"], server["env"]
-    with session(server["command"], words, env, Path("/"), errors=tmp_path) as one:
-        assert set(one.tools()) == LOOKS
-        assert one.call("status").data["instances"][0]["name"] == "a"
-        assert one.call("plan", profiles=["p"]).text.startswith("nothing to do")
 
 
 # --- Ollama ------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ def docker() -> Iterator[Docker]:
     try:
         with docker_daemon.running_docker() as running:
             running.run("import", docker_daemon.base_tarball(), BASE)
+            docker_daemon.must_run(running, BASE)
+            docker_daemon.wheels()
             yield running
     except NoDockerError as error:
         pytest.skip(f"DOCKERD CANNOT RUN HERE ({error}): the sidecar was not tested")
