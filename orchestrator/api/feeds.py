@@ -21,6 +21,9 @@ COALESCE = 0.05
 EACH_TAKES = 0.004
 """Seconds that a burst lasts longer for each reader: a crowd of them is not to hold up the loop."""
 
+PAGE = 200
+"""Stored events that are read and sent at once."""
+
 HEARTBEAT = 15.0
 LOG_POLL = 0.1
 """Seconds between two looks at a followed log: files give no notice worth its price here."""
@@ -84,14 +87,17 @@ class Feeds:
         """Server-sent events: what is stored (after an id, or the recent ones), then what comes."""
         with self._subscribed() as subscription:
             # An id that was never given is from before the store was lost.
-            stored = (
-                self._store.events(after=after, instance=instance)
-                if 0 <= after <= self._bus.last_id
-                else self._store.events(last=recent, instance=instance)
-            )
-            newest = max((event["id"] for event in stored), default=0)
-            # At once, even when nothing has happened: whoever listens sees that it does.
-            yield b"".join(_sse(event) for event in stored) or b": nothing yet\n\n"
+            resumes = 0 <= after <= self._bus.last_id
+            begin = after if resumes else self._store.id_before(recent, instance=instance)
+            newest = 0
+            at: int | None = begin
+            while at is not None:
+                stored, at = self._store.event_page(after=at, instance=instance, most=PAGE)
+                newest = max((event["id"] for event in stored), default=newest)
+                # At once, even when nothing has happened: whoever listens sees that it does.
+                yield b"".join(_sse(event) for event in stored) or b": nothing yet\n\n"
+                # The loop turns between two pages: ten thousand at once would hold it up.
+                await asyncio.sleep(0)
             while follow:
                 came = await _next(subscription, HEARTBEAT)
                 if came and self._burst > COALESCE:

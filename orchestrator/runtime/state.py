@@ -225,6 +225,30 @@ class Store:
                 found.append(json.loads(data))
         return found
 
+    def event_page(
+        self, *, after: int, instance: str, most: int
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """The first so many events after an id, and the id to go on from; None at the end."""
+        rows = self._db.execute(
+            "SELECT id, data FROM events WHERE id > ? AND (? = '' OR instance = ?)"
+            " ORDER BY id LIMIT ?",
+            (after, instance, instance, most),
+        ).fetchall()
+        found: list[dict[str, Any]] = []
+        for _, data in rows:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(data))
+        return found, rows[-1][0] if len(rows) == most else None
+
+    def id_before(self, last: int, *, instance: str) -> int:
+        """The id after which there are the `last` so many events; 0 where there are not more."""
+        row = self._db.execute(
+            "SELECT id FROM events WHERE (? = '' OR instance = ?)"
+            " ORDER BY id DESC LIMIT 1 OFFSET ?",
+            (instance, instance, last),
+        ).fetchone()
+        return row[0] if row else 0
+
     def applied(self) -> Applied | None:
         """The applied set; None when nothing was ever applied, or it cannot be read."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'applied'").fetchone()

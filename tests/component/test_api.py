@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
+from orchestrator.api import feeds
 from orchestrator.api.answers import MAX_BODY
 from orchestrator.api.app import build
 from orchestrator.api.server import bind_unix
@@ -261,6 +262,23 @@ def test_events_are_resumed_where_the_client_was(tmp_path: Path) -> None:
             assert ids(answer.body) == [19, 20], nonsense
         from_a_lost_store = await served.ask("GET", f"{path}&recent=2", Last_Event_ID="5000")
         assert ids(from_a_lost_store.body) == [19, 20]
+
+    run(tmp_path, story)
+
+
+def test_a_long_story_comes_in_pages_whole_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "PAGE", 7)
+
+    async def story(served: Api) -> None:
+        served.happens(30)
+        path = "/v1/events?follow=0"
+        for recent in (1, 7, 8, 14, 29, 30, 99):
+            body = (await served.ask("GET", f"{path}&recent={recent}")).body
+            assert ids(body) == list(range(max(31 - recent, 1), 31)), recent
+        assert ids((await served.ask("GET", f"{path}&after=9")).body) == list(range(10, 31))
+        assert ids((await served.ask("GET", f"{path}&recent=99&instance=b")).body) == []
 
     run(tmp_path, story)
 
