@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from orchestrator.runtime.identity import all_pids, command_of, read_stat
 from tests import engines
@@ -21,6 +22,12 @@ from tests import registry as registry_module
 from tests.ollama_world import OllamaWorld
 from tests.registry import Registry
 from tests.world import World
+
+settings.register_profile(
+    "here", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("here")
+"""How long an example takes is the machine's doing; a test has its own limit."""
 
 MARK = "TEST_OF_ORCHESTRATE"
 """In the environment of every process that a test starts, however far removed: under a name that

@@ -21,7 +21,7 @@ from orchestrator.control.resolution import Resolution
 from orchestrator.core.encoding import is_utf8
 from orchestrator.core.parse import LoadedProfile, parse_profile
 from orchestrator.core.plan import Action
-from orchestrator.core.problem import Problem, did_you_mean, listing
+from orchestrator.core.problem import Place, Problem, did_you_mean, listing
 from orchestrator.core.reference import env_names
 from orchestrator.core.source import MAX_BYTES
 from orchestrator.errors import InputError
@@ -159,7 +159,8 @@ class ProfileFiles:
         found = self.found()
         matching = [one for one in found if word in (one.path, one.stem)]
         if not matching:
-            matching = [one for one in found if _declared_name(one) == word]
+            readable = [one for one in found if self._may_read(one)]
+            matching = [one for one in readable if _declared_name(one) == word]
         if len(matching) == 1:
             return matching[0]
         if matching:
@@ -183,9 +184,11 @@ class ProfileFiles:
         judged = {one.file: [dict(error) for error in one.errors] for one in self.applied.reports()}
         rows: list[dict[str, Any]] = []
         for one in await asyncio.to_thread(self.found):
-            profile = await asyncio.to_thread(loaded, one)
-            known = judged.get(one.path) if one.active else None
-            errors = known if known is not None else [p.shown() for p in await self.problems(one)]
+            profile = await asyncio.to_thread(loaded, one) if self._may_read(one) else None
+            errors = judged.get(one.path) if one.active else None
+            if errors is None:
+                found = await self.problems(one) if self._may_read(one) else [_leads_out(one.path)]
+                errors = [problem.shown() for problem in found]
             rows.append(
                 {
                     "name": profile.name if profile else one.stem,
@@ -265,15 +268,29 @@ class ProfileFiles:
     def _inside(self, path: str) -> str:
         """The file itself, behind all links, which must lie in one of the folders."""
         real = os.path.realpath(path)
-        folders = {os.path.realpath(folder) for folder in self.folders()}
-        # Below `/` lies everything: of that folder, only what is in itself.
-        below = any(real.startswith(f"{folder}/") for folder in folders - {"/"})
-        if not below and os.path.dirname(real) not in folders:
-            raise OutsideError(
-                f"{path} is a link that leads out of the folders of profiles",
-                hint="read and edit it where it lies",
-            )
+        if not _lies_in(real, self._real_folders()):
+            problem = _leads_out(path)
+            raise OutsideError(problem.message, hint=problem.hint)
         return real
+
+    def _may_read(self, one: ProfileFile) -> bool:
+        """What is applied is read anyway, wherever it leads."""
+        return one.active or _lies_in(os.path.realpath(one.path), self._real_folders())
+
+    def _real_folders(self) -> set[str]:
+        return {os.path.realpath(folder) for folder in self.folders()}
+
+
+def _leads_out(path: str) -> Problem:
+    message = f"{path} is a link that leads out of the folders of profiles"
+    return Problem(message, Place(path, 1, 1), hint="read and edit it where it lies")
+
+
+def _lies_in(real: str, folders: set[str]) -> bool:
+    """Whether a file without links is in one of these. Below `/` lies everything: of that folder,
+    only what is in itself."""
+    below = any(real.startswith(f"{folder}/") for folder in folders - {"/"})
+    return below or os.path.dirname(real) in folders
 
 
 def revision_of(data: bytes) -> str:

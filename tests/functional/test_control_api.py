@@ -390,6 +390,11 @@ def test_no_link_leads_out_of_the_folders(served: Served, tmp_path: Path) -> Non
         status, said = served.ask("PUT", "/v1/profiles/linked", edit)
         assert (status, said["error"]["code"]) == (403, "outside")
         assert outside.read_text().endswith("# mine\n")
+        # It is listed, for it is there; but nothing of what it holds is read.
+        _, listed = served.ask("GET", "/v1/profiles")
+        row = next(one for one in listed["profiles"] if one["file"] == str(link))
+        assert (row["ok"], row["instances"]) == (False, [])
+        assert "leads out" in row["errors"][0]["message"]
         assert link.is_symlink()
         for nothing in ("new", "sub%2Fnew", "new.yaml"):
             assert served.ask("PUT", f"/v1/profiles/{nothing}", edit)[0] == 404
