@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
+from orchestrator.control.overview import processes
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.alerts import CPU_SPAN, Measured, Sample, alerts, over_limit
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.report import Usage
 from orchestrator.core.spec import Limits
-from orchestrator.core.status import SERVING, InstanceStatus, ProcessRef
+from orchestrator.core.status import SERVING, InstanceStatus
 from orchestrator.runtime.beat import BEAT, until_beat
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.usage import UsageMeter
@@ -122,7 +122,7 @@ class Gauges:
                     self._follow(status, now)
                     self._tell(status, now)
             return
-        usage = self._meter.read(*_processes(observed.values()))
+        usage = self._meter.read(*processes(observed.values()))
         for name, status in observed.items():
             self._follow(status, now)
             self._take(status, usage.get(name), now=now, sparse=sparse)
@@ -174,17 +174,3 @@ class Gauges:
     ) -> None:
         data = {"start_id": status.start_id, "alert": alert, **more}
         self._bus.post(Event(kind, status.name, reason=alert, message=message, data=data))
-
-
-def _processes(
-    observed: Iterable[InstanceStatus],
-) -> tuple[dict[str, ProcessRef], dict[str, int]]:
-    """The processes of ours, and the pids of servers that were attached to, by instance."""
-    ours: dict[str, ProcessRef] = {}
-    theirs: dict[str, int] = {}
-    for status in observed:
-        if status.process is not None:
-            ours[status.name] = status.process
-        elif status.attached is not None and status.attached.pid is not None:
-            theirs[status.name] = status.attached.pid
-    return ours, theirs
