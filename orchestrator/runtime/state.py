@@ -219,11 +219,7 @@ class Store:
             " ORDER BY id DESC LIMIT ?",
             (after, instance, instance, -1 if last is None else last),
         ).fetchall()
-        found: list[dict[str, Any]] = []
-        for (data,) in reversed(rows):
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(data))
-        return found
+        return _readable(data for (data,) in reversed(rows))
 
     def event_page(
         self, *, after: int, instance: str, most: int
@@ -234,10 +230,7 @@ class Store:
             " ORDER BY id LIMIT ?",
             (after, instance, instance, most),
         ).fetchall()
-        found: list[dict[str, Any]] = []
-        for _, data in rows:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(data))
+        found = _readable(data for _, data in rows)
         return found, rows[-1][0] if len(rows) == most else None
 
     def id_before(self, last: int, *, instance: str) -> int:
@@ -366,3 +359,12 @@ def _rename_all(path: str) -> str:
         if os.path.exists(path + suffix):
             os.replace(path + suffix, target + suffix)
     return target
+
+
+def _readable(rows: Iterable[str]) -> list[dict[str, Any]]:
+    """The events of these rows, but for those that a torn write left unreadable."""
+    found: list[dict[str, Any]] = []
+    for data in rows:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(data))
+    return found
