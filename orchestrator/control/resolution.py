@@ -6,6 +6,7 @@ The one road from paths to specs: the daemon takes it, and so do `validate` and 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -160,6 +161,7 @@ def _surroundings(
         host=source.env.get("ORCHESTRATE_HOST") or "127.0.0.1",
         cwd=machine.run_dir,
         ports=chooser,
+        gateway=(sys.executable, "-P", "-m", "orchestrator.gateway"),
         store=ollama_store(source.env, home=home, cwd=source.cwd),
         listening=machine.taken_ports,
         modelfiles=_modelfiles(profile, home),

@@ -29,9 +29,11 @@ from orchestrator.core.profile import (
     given,
 )
 from orchestrator.core.promise import Promises, tag_or_none
+from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.spec import (
+    GATEWAY,
     AttachMode,
     Awaited,
     Command,
@@ -53,7 +55,7 @@ class Surroundings:
     `host` is the default bind address, `cwd` where every instance will run, `store` the folder of
     the caller's Ollama models, `listening` the ports that somebody listens on. `modelfiles` are
     those that the profile names, by what it says, `promises` the models that Ollama instances of
-    the same set will bring, `gpus` what each of the engines sees.
+    the same set will bring, `gpus` what each of the engines sees, `gateway` how its program is run.
     """
 
     catalog: Catalog
@@ -67,6 +69,7 @@ class Surroundings:
     promises: Promises = field(default_factory=Promises)
     gpus: Mapping[EngineKey, tuple[Gpu, ...]] = field(default_factory=dict[Any, tuple[Gpu, ...]])
     gpu_chooser: GpuChooser = field(default_factory=GpuChooser)
+    gateway: tuple[str, ...] = ("orchestrate-gateway",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,19 @@ def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
             target[Problem(issue.message, place, issue.path, issue.hint)] = None
         if spec is not None:
             specs[name] = spec
+    gateway = resolve_gateway(
+        loaded,
+        specs,
+        program=around.gateway,
+        host=around.host,
+        cwd=around.cwd,
+        ports=around.ports,
+    )
+    if isinstance(gateway, InstanceSpec):
+        specs[GATEWAY] = gateway
+    for issue in () if isinstance(gateway, InstanceSpec) else gateway:
+        place = loaded.place(issue.path, key=issue.key)
+        problems[Problem(issue.message, place, issue.path, issue.hint)] = None
     reads = {file.path: digest_of(file.text) for file in around.modelfiles.values()}
     meant = ResolvedFile(loaded.file, loaded.name, loaded.revision, specs, reads)
     return Resolved(meant, tuple(problems), tuple(warnings))
