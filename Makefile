@@ -40,10 +40,14 @@ demo: $(VENV)/.run ## Run three instances, swap one under the others' feet, kill
 engines: $(VENV)/.dev ## Build llama-server and Ollama once, into a folder that later runs reuse
 	@$(BIN)/python tests/engines.py
 
+# Two at a time, for a test waits more than it computes; more would wait for one another. What is
+# named by ARGS runs alone.
+AT_ONCE := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: test
 test: engines ## Run the whole suite, on real engines
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage run -m pytest $(if $(ARGS),$(ARGS),$(AT_ONCE))
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report --skip-covered --skip-empty --fail-under=85 | tail -n 40
 	@$(BIN)/python tests/engines.py --report
@@ -67,6 +71,8 @@ bench: engines ## Our figures against the shell floor, in one run; a missed budg
 	-@$(BIN)/python benchmarks/lifecycle.py
 	-@$(BIN)/python benchmarks/discovery.py
 	-@$(BIN)/python benchmarks/validate.py
+	-@$(BIN)/python benchmarks/metrics.py
+	-@$(BIN)/python benchmarks/dashboard.py
 	-@$(BIN)/python benchmarks/ollama.py
 	-@$(BIN)/python benchmarks/verify.py
 	-@$(BIN)/python benchmarks/memory.py

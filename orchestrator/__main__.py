@@ -1,10 +1,13 @@
 """`orchestrate`, and `python -m orchestrator`, which is the same."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Load the command line, and run it."""
+    if os.getpid() == 1:
+        _end_when_told()
     try:
         from orchestrator.cli.main import run
 
@@ -12,6 +15,15 @@ def main() -> None:
     except KeyboardInterrupt:
         # While the command line itself was still being loaded.
         sys.exit(130)
+
+
+def _end_when_told() -> None:
+    """The kernel drops signals that the first process of a container does not handle: until the loop
+    does, `docker stop` would wait for its whole grace. The image has it blocked until here."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 if __name__ == "__main__":

@@ -43,10 +43,30 @@ and the summary names it as RERUN. Twice is a failure; a name that comes up ther
 """
 
 
+ALONE = frozenset(
+    {
+        "test_chaos",
+        "test_dashboard",
+        "test_disks",
+        "test_limits",
+        "test_memory",
+        "test_sidecar",
+        "test_systemd",
+    }
+)
+"""Files that take much of the machine, or measure how much of it is left: where tests run two at a
+time (`-n 2 --dist loadgroup`), these run one after the other."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in TRIED_AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=1))
+        # Tests of one file share what is set up for the file, a daemon often: they stay together.
+        together = (
+            "alone" if item.path.stem in ALONE else f"{item.path.parent.name}/{item.path.stem}"
+        )
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.control.bus import Bus
-from orchestrator.control.provisioner import Provisioner, Served
+from orchestrator.control.provisioner import Provisioner
+from orchestrator.control.served import Served
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold

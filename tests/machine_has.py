@@ -20,6 +20,7 @@ PROGRAMS = {
     "prometheus": "rules and queries in a real Prometheus",
     "promtool": "rules and queries in a real Prometheus",
     "tmux": "`status --watch` in a real terminal",
+    "curl": "the requests of docs/api.md",
     "systemd-analyze": "units, as systemd reads them",
 }
 """What of the system the tests use, and what goes untested without."""
@@ -46,7 +47,13 @@ def untested() -> list[str]:
     for name, what in PROGRAMS.items():
         if not is_here(name):
             lacking.setdefault(what, []).append(name)
-    return [f"{what} (missing: {', '.join(names)})" for what, names in lacking.items()]
+    lines = [f"{what} (missing: {', '.join(names)})" for what, names in lacking.items()]
+    from tests.docker_daemon import obstacle
+    from tests.init_system import can_run
+
+    if PROGRAMS["dockerd"] not in lacking and (why := obstacle()):
+        lines.append(f"{PROGRAMS['dockerd']} ({why})")
+    return lines if can_run() else [*lines, "the service, under a real systemd (needs root)"]
 
 
 if __name__ == "__main__":

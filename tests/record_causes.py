@@ -109,6 +109,7 @@ def _failures(models: dict[str, Path]) -> list[tuple[str, str, list[str]]]:
         ("bad-flag", "value", [*tiny, "--port", "many"]),
         ("bad-flag", "no-value", [*tiny, *port, "--ctx-size"]),
         ("bad-flag", "word", [*tiny, *port, "--cache-type-k", "q9_9"]),
+        ("bad-flag", "template", [*tiny, *port, "--chat-template", "{% if x %}"]),
         ("model-missing", "gone", load("gone")),
         ("model-unreadable", "truncated", load("truncated")),
         ("model-unreadable", "header", load("header")),

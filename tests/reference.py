@@ -16,12 +16,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from unittest.mock import MagicMock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from orchestrator import errors  # noqa: E402 - the script may be run from anywhere
-from orchestrator.api import app  # noqa: E402
+from orchestrator.api.server import Doors  # noqa: E402
 from orchestrator.cli.main import main as orchestrate  # noqa: E402
 from orchestrator.control import model_making  # noqa: E402
 from orchestrator.core.alerts import AlertKind  # noqa: E402
@@ -41,8 +42,8 @@ from tests.reference_text import same  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 COMPLETION = "ORCHESTRATE_COMPLETE"
-OURS_ALONE = {"ORCHESTRATE_OWNER", "ORCHESTRATE_TOKEN", COMPLETION}
-"""Variables that are no setting: marks, and what a later release reads."""
+OURS_ALONE = {"ORCHESTRATE_OWNER", COMPLETION}
+"""Variables that are no setting: marks."""
 
 
 def page() -> str:
@@ -309,7 +310,8 @@ def _files() -> str:
     from orchestrator.settings import Settings
 
     settings = Settings("/s", "/c", "/p")
-    paths = (settings.socket_path, settings.daemon_log, settings.lock_path, settings.store_path)
+    paths = [settings.socket_path, settings.daemon_log, settings.lock_path, settings.store_path]
+    paths.append(settings.token_path)
     wanted = {path.removeprefix("/s/") for path in paths}
     same({*wanted, "logs/NAME.log"}, text.FILES, "files")
     return "Only its owner can read what is in there.\n\n" + table(
@@ -318,13 +320,13 @@ def _files() -> str:
 
 
 def _routes() -> Iterator[str]:
-    control: Any = None
-    routes: list[Any] = list(app.build(control).routes)
-    same({route.path for route in routes}, text.ROUTES, "routes")
-    yield "HTTP over `control.sock`, which only its owner can open.\n"
+    control: Any = MagicMock()
+    served = Doors(control, ()).operations
+    yield "HTTP over `control.sock`, which only its owner can open, and over TCP when asked for:"
+    yield "see [The control API](api.md).\n"
     rows = [
-        (f"`{' '.join(sorted(route.methods - {'HEAD'}))} {route.path}`", text.ROUTES[route.path])
-        for route in routes
+        (f"`{one.method} {one.path.replace(':path}', '}')}`", one.summary.replace("|", "\\|"))
+        for one in served
     ]
     yield table(("request", "answers"), rows)
     yield 'An error is `{"error": {"code", "message", "hint"}}`, with the fitting HTTP status.\n'

@@ -82,6 +82,15 @@ ENVIRONMENT = {
     "ORCHESTRATE_LLAMA_SERVER": "The llama-server to run: a path, a name on `PATH`, or `embedded`.",
     "ORCHESTRATE_OLLAMA": "The Ollama to run: a path, or a name on `PATH`.",
     "ORCHESTRATE_HOST": "The address that instances listen on by default. Default: `127.0.0.1`.",
+    "ORCHESTRATE_THREADS": "The threads that a llama-server gets whose profile does not say: a "
+    "number, or `quota` for as many as there are CPUs for it here (the container image's default). "
+    "Default: the engine's own, which counts the machine's cores.",
+    "ORCHESTRATE_LISTEN": "Where the control API is served over TCP: `HOST:PORT`, `[::1]:PORT`, or "
+    "on loopback `:PORT` or `PORT`. Default: nowhere.",
+    "ORCHESTRATE_TOKEN": "The bearer token of the control API over TCP. Default: one is made, and "
+    "kept as `token` in the state folder.",
+    "ORCHESTRATE_HOSTS": "Names by which the control API may be asked over TCP, besides addresses, "
+    "`localhost` and this machine's own name: of a reverse proxy, of a service. Separated by `,`.",
     "ORCHESTRATE_DEBUG": "`1` shows where an error comes from.",
 }
 
@@ -109,6 +118,7 @@ FILES = {
     "daemon.log": "the daemon's own log (`orchestrate logs --daemon`)",
     "daemon.lock": "held by the one daemon of this folder, whose pid it contains",
     "state.db": "what is applied, what runs, sticky ports, the timeline (SQLite)",
+    "token": "the token of the control API over TCP, once one was needed and none was given",
     "logs/NAME.log": "the output of an instance; `.1` and so on are earlier runs",
 }
 
@@ -271,6 +281,7 @@ INSTANCE = {
     "memory_bytes": "resident, summed over its process group; of an attached server, with all that "
     "descends from it",
     "cpu_percent": "of one core, summed over the same processes",
+    "cpu_seconds": "of CPU since its start, summed over the same processes",
     "health": "with `liveness: {mode: inference}` the `class` (`healthy`, `slow`, `down`) and the "
     "`latency_s` of the last probe, else null",
     "alerts": "what somebody should know, as long as it is so: `alert` (`memory`, `cpu`, "
@@ -335,20 +346,4 @@ MODEL_REASONS = {
     "too-old": "it needs a newer Ollama",
     "unsupported": "this Ollama cannot run it",
     "bug": "something that should not happen; please report it",
-}
-
-ROUTES = {
-    "/healthz": "200 while the loop turns",
-    "/readyz": "200 only while converged, else 503 with what is missing",
-    "/v1/status": "the status document; `?follow=1` a stream of them",
-    "/v1/events": "SSE; `Last-Event-ID` resumes, `?follow=0` ends after what there is",
-    "/v1/apply": "what `apply` hands over",
-    "/v1/plan": "what `plan` prints",
-    "/v1/remove": "takes profiles out of the applied set",
-    "/v1/models/suspect": "files of models were found damaged: the instances that have them look, "
-    "and mend it",
-    "/v1/down": "stops all instances and forgets the applied set",
-    "/v1/daemon/stop": "ends the daemon; instances go on",
-    "/v1/instances/{name}/logs": "the log; `?lines=200&follow=1&previous=1`",
-    "/v1/instances/{name}/{verb}": "`start`, `stop`, `restart` or `kill`",
 }

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.world import PATIENCE
+from tests.world import PATIENCE, share_of_ports
 
 PROGRAM = shutil.which("docker-registry") or shutil.which("/usr/bin/docker-registry")
 """Looked up once. None where it is not installed."""
@@ -240,7 +240,7 @@ class _Answer(BaseHTTPRequestHandler):
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, beyond those that `World.port` gives."""
     found: list[int] = []
-    for port in range(18000 + os.getpid() % 4000, 24000):
+    for port in range(18000 + share_of_ports() % 4000, 24000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

@@ -30,6 +30,10 @@ FILE_TYPES = {"Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "Q8_0": 7, "F16": 1}
 """The quantisations that examples name, as `general.file_type` has them."""
 
 
+TRAINED_FOR = 131_072
+"""Tokens: as many as the real models that examples name can have."""
+
+
 def stand_in(ref: str, *, home: Path, folder: Path, tiny: Path) -> None:
     """Put a model there that `ref` names: a file of `folder`, or a tag of the store in `home`.
 
@@ -42,17 +46,25 @@ def stand_in(ref: str, *, home: Path, folder: Path, tiny: Path) -> None:
     if ref.endswith(".gguf"):
         target = folder / Path(ref).name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tiny, target)
+        _as_large(Path(shutil.copy(tiny, target)))
         return
     name, _, tag = ref.partition(":")
     if tag in FILE_TYPES:
         extra = [key_u32("general.file_type", FILE_TYPES[tag])]
-        write_small(folder / f"{name}-{tag}.gguf", name=name, extra=extra)
+        _as_large(write_small(folder / f"{name}-{tag}.gguf", name=name, extra=extra))
     elif tag:
         _in_ollama(name, tag, home / ".ollama/models")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tiny, folder / f"{name}.gguf")
+        _as_large(Path(shutil.copy(tiny, folder / f"{name}.gguf")))
+
+
+def _as_large(path: Path) -> None:
+    """Have a model say that it was trained for as many tokens as its namesake."""
+    content = path.read_bytes()
+    key, uint32 = b".context_length", (4).to_bytes(4, "little")
+    at = content.index(key + uint32) + len(key) + 4
+    path.write_bytes(content[:at] + TRAINED_FOR.to_bytes(4, "little") + content[at + 4 :])
 
 
 def _in_ollama(name: str, tag: str, store: Path) -> None:

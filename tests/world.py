@@ -134,7 +134,7 @@ class World:
 
     def port(self) -> int:
         """A port that nobody listens on, outside of the range for outgoing connections."""
-        for port in range(12000 + os.getpid() % 4000, 18000):
+        for port in range(12000 + share_of_ports(), 18000):
             if port in self._ports:
                 continue
             with socket.socket() as probe:
@@ -150,7 +150,14 @@ class World:
     # --- looking -------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        return self.run("status", "--json", ok=False).json
+        """The document of `status --json`, without a command for it: it is looked at all the time.
+
+        Straight from the daemon, or from the store; commands would take half the time of the tests.
+        """
+        from orchestrator.cli.status import fetch
+        from orchestrator.settings import Settings
+
+        return json.loads(json.dumps(fetch(Settings.from_env(self.env))))
 
     def instance(self, name: str) -> dict[str, Any]:
         """One row of the status; fails when there is none."""
@@ -225,6 +232,14 @@ class World:
         """`down`, as a person would; whatever survives that is the leak check's to find."""
         if self.state.exists():
             self.run("down", ok=False, timeout=60)
+
+
+def share_of_ports() -> int:
+    """Where to begin to look: apart from the tests that run beside these, of this run or another.
+
+    Of two that find the same port free, one would lose it to the other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return (os.getppid() * 500 + int(worker) * 2000) % 5000
 
 
 def alive(pid: int) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any
 
+from orchestrator.api.answers import encoded
+from orchestrator.api.snapshots import Snapshots
 from orchestrator.control.bus import Bus, Subscription
-from orchestrator.control.overview import Overview
 from orchestrator.core.event import Event, is_transient
 from orchestrator.runtime.logs import Logs, tail
 from orchestrator.runtime.state import Store
@@ -18,35 +18,112 @@ from orchestrator.runtime.state import Store
 COALESCE = 0.05
 """Seconds in which a burst of events becomes one snapshot."""
 
+EACH_TAKES = 0.004
+"""Seconds that a burst lasts longer for each reader: a crowd of them is not to hold up the loop."""
+
 HEARTBEAT = 15.0
 LOG_POLL = 0.1
 """Seconds between two looks at a followed log: files give no notice worth its price here."""
 
+LOG_LIMIT = 8 << 20
+"""Bytes of the end of a log that are looked at."""
 
-async def snapshots(
-    bus: Bus, store: Store, overview: Overview, *, after: int, refresh: float
-) -> AsyncIterator[bytes]:
-    """One JSON line at once, then one for each burst of events: `{"status", "events"}`.
+_REMEMBERED = 256
 
-    `refresh` (seconds, 0 for never) repeats it though nothing happens, for memory and CPU.
-    """
-    subscription = bus.subscribe()
-    try:
-        fresh = store.events(after=after) if after < bus.last_id else []
-        newest = max((event["id"] for event in fresh), default=after)
-        while True:
-            body = {"status": overview.status(), "events": fresh}
-            yield json.dumps(body, separators=(",", ":")).encode() + b"\n"
-            events = await _next(subscription, refresh or HEARTBEAT)
-            if events:
-                await asyncio.sleep(COALESCE)
-                events += await _next(subscription, 0)
-            if subscription.lost:
-                break
-            fresh = [event.as_json() for event in events if event.id > newest]
-            newest = max((event.id for event in events), default=newest)
-    finally:
-        bus.unsubscribe(subscription)
+
+class Feeds:
+    """All that is streamed of one daemon: what goes to many is put into bytes once."""
+
+    def __init__(self, bus: Bus, store: Store, snapshots: Snapshots) -> None:
+        self._bus = bus
+        self._store = store
+        self._snapshots = snapshots
+        self._readers = 0
+        self._framed: dict[int, bytes] = {}
+
+    @property
+    def _burst(self) -> float:
+        return COALESCE + EACH_TAKES * max(self._readers - 10, 0)
+
+    @contextlib.contextmanager
+    def _subscribed(self) -> Generator[Subscription]:
+        subscription = self._bus.subscribe()
+        self._readers += 1
+        try:
+            yield subscription
+        finally:
+            self._readers -= 1
+            self._bus.unsubscribe(subscription)
+
+    async def snapshots(
+        self, *, after: int, refresh: float, frame: Callable[[bytes], bytes]
+    ) -> AsyncGenerator[bytes]:
+        """One snapshot at once, then one for each burst of events: `{"status", "events"}`.
+
+        `refresh` (seconds, 0 for never) repeats it though nothing happens, for memory and CPU.
+        """
+        with self._subscribed() as subscription:
+            bus = self._bus
+            fresh = self._store.events(after=after) if after < bus.last_id else []
+            newest = max((event["id"] for event in fresh), default=after)
+            while True:
+                events = encoded(fresh)
+                yield frame(b'{"status":%b,"events":%b}' % (self._snapshots.json(), events))
+                came = await _next(subscription, refresh or HEARTBEAT)
+                if came:
+                    await asyncio.sleep(self._burst)
+                    came += subscription.pending()
+                if subscription.lost:
+                    break
+                fresh = [event.as_json() for event in came if event.id > newest]
+                newest = max((event.id for event in came), default=newest)
+
+    async def events(
+        self, *, after: int, recent: int, instance: str, follow: bool
+    ) -> AsyncGenerator[bytes]:
+        """Server-sent events: what is stored (after an id, or the recent ones), then what comes."""
+        with self._subscribed() as subscription:
+            # An id that was never given is from before the store was lost.
+            stored = (
+                self._store.events(after=after, instance=instance)
+                if 0 <= after <= self._bus.last_id
+                else self._store.events(last=recent, instance=instance)
+            )
+            newest = max((event["id"] for event in stored), default=0)
+            # At once, even when nothing has happened: whoever listens sees that it does.
+            yield b"".join(_sse(event) for event in stored) or b": nothing yet\n\n"
+            while follow:
+                came = await _next(subscription, HEARTBEAT)
+                if came and self._burst > COALESCE:
+                    await asyncio.sleep(self._burst)
+                    came += subscription.pending()
+                if subscription.lost:
+                    # There is a gap now: whoever resumes after the last one finds what is in it.
+                    break
+                wanted = [e for e in came if e.id > newest and instance in ("", e.instance)]
+                if wanted:
+                    newest = wanted[-1].id
+                    yield b"".join(self._as_sse(event) for event in wanted)
+                elif not came:
+                    yield b": still here\n\n"
+
+    def _as_sse(self, event: Event) -> bytes:
+        framed = self._framed.get(event.id)
+        if framed is None:
+            while len(self._framed) >= _REMEMBERED:
+                del self._framed[next(iter(self._framed))]
+            framed = self._framed[event.id] = _sse(event.as_json())
+        return framed
+
+
+def as_line(body: bytes) -> bytes:
+    """A snapshot on a line of its own."""
+    return body + b"\n"
+
+
+def as_sse(body: bytes) -> bytes:
+    """A snapshot as a server-sent event. It is no place to resume from: it is all there is."""
+    return b"event: status\ndata: %b\n\n" % body
 
 
 async def _next(subscription: Subscription, seconds: float) -> list[Event]:
@@ -56,45 +133,14 @@ async def _next(subscription: Subscription, seconds: float) -> list[Event]:
     return []
 
 
-async def events(
-    bus: Bus, store: Store, *, after: int, recent: int, instance: str, follow: bool
-) -> AsyncIterator[bytes]:
-    """Server-sent events: what is stored (after an id, or the recent ones), then what comes."""
-    subscription = bus.subscribe()
-    try:
-        # An id that was never given is from before the store was lost.
-        stored = (
-            store.events(after=after, instance=instance)
-            if 0 <= after <= bus.last_id
-            else store.events(last=recent, instance=instance)
-        )
-        newest = max((event["id"] for event in stored), default=0)
-        for event in stored:
-            yield _sse(event)
-        while follow:
-            came = await _next(subscription, HEARTBEAT)
-            if subscription.lost:
-                # There is a gap now: whoever resumes after the last one finds what is in it.
-                break
-            if not came:
-                yield b": still here\n\n"
-            for event in came:
-                if event.id > newest and instance in ("", event.instance):
-                    newest = event.id
-                    yield _sse(event.as_json())
-    finally:
-        bus.unsubscribe(subscription)
-
-
 def _sse(event: dict[str, Any]) -> bytes:
-    data = json.dumps(event, separators=(",", ":"))
     # What is not kept is no place to resume from: the next daemon may give its id again.
     mark = (
-        ""
+        b""
         if is_transient(event["type"], event["reason"], event["data"])
-        else f"id: {event['id']}\n"
+        else b"id: %d\n" % event["id"]
     )
-    return f"{mark}event: {event['type']}\ndata: {data}\n\n".encode()
+    return b"%bevent: %b\ndata: %b\n\n" % (mark, event["type"].encode(), encoded(event))
 
 
 async def log(
@@ -104,7 +150,7 @@ async def log(
     fd = logs.open_for_reading(name, back=back, pid=pid)
     try:
         if fd is not None:
-            yield tail(fd, lines, limit=8 << 20)
+            yield tail(fd, lines, limit=LOG_LIMIT)
         while follow:
             chunk = os.read(fd, 65536) if fd is not None else b""
             if chunk:

@@ -1,4 +1,4 @@
-"""Serves the application on the control socket."""
+"""Serves the application: on the control socket, and over TCP as far as somebody wants that."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from orchestrator.api.app import Control, build
+from orchestrator.api.access import Access
+from orchestrator.api.app import build, operations
+from orchestrator.api.crowd import Crowd, Protocol
+from orchestrator.api.keys import Keys
+from orchestrator.api.login import Login
+from orchestrator.api.reach import Control
+from orchestrator.runtime.listening import TcpListener, bind_near
+
+LARGEST_HEAD = 32 << 10
+"""Bytes of a request's head."""
+
+ENDS_WITHIN = 1
+"""Seconds that requests under way have to end."""
 
 
 def bind_unix(path: str) -> socket.socket:
@@ -60,26 +73,89 @@ class _Server(uvicorn.Server):
         yield
 
 
+class Doors:
+    """Where the API is served. `url` is that over TCP; None while it is not served there."""
+
+    def __init__(self, control: Control, hosts: Sequence[str]) -> None:
+        self.url: str | None = None
+        self._keys = Keys(control.token)
+        self._hosts = hosts
+        self._servers: list[tuple[_Server, asyncio.Task[Any]]] = []
+        login = Login(self._keys, self.open_near, self._guard)
+        self.operations = operations(control, login)
+        """All that is served."""
+        self._app = build(self.operations)
+        self._access = Access(
+            self._app,
+            self._keys,
+            hosts=hosts,
+            open_paths=[one.path for one in self.operations if one.open],
+            local_paths=[one.path for one in self.operations if one.local],
+        )
+
+    def _guard(self) -> Access:
+        return self._access
+
+    def open_unix(self, sock: socket.socket) -> None:
+        """For whoever may open the file."""
+        self._serve(self._app, sock, Protocol)
+
+    def open_tcp(self, listener: TcpListener) -> None:
+        """For whoever has the token."""
+        self._serve(self._access, listener.sock, Crowd().protocol())
+        self.url = listener.url
+
+    def open_near(self) -> str:
+        """The URL over TCP for somebody on this machine; on loopback, if nothing was wanted yet.
+
+        Raises `InputError` when no port is to be had.
+        """
+        if self.url is None:
+            self.open_tcp(bind_near())
+        assert self.url is not None, "just opened"
+        return self.url
+
+    def _serve(self, app: ASGIApp, sock: socket.socket, protocol: type[asyncio.Protocol]) -> None:
+        config = uvicorn.Config(
+            app,
+            log_level="error",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=protocol,
+            ws="none",
+            loop="none",
+            backlog=256,
+            h11_max_incomplete_event_size=LARGEST_HEAD,
+            timeout_graceful_shutdown=ENDS_WITHIN,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+        )
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[sock]), name="api")
+        self._servers.append((server, task))
+
+    async def close(self) -> None:
+        """Requests under way get a second to end."""
+        for server, _ in self._servers:
+            server.leave()
+        await asyncio.gather(*(task for _, task in self._servers), return_exceptions=True)
+
+
 @contextlib.asynccontextmanager
-async def serving(control: Control, sock: socket.socket) -> AsyncGenerator[None]:
-    """Serve for as long as the context lasts; requests under way get a second to end."""
-    config = uvicorn.Config(
-        build(control),
-        log_level="warning",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        http="h11",
-        ws="none",
-        loop="none",
-        timeout_graceful_shutdown=1,
-        server_header=False,
-        date_header=False,
-    )
-    server = _Server(config)
-    task: asyncio.Task[Any] = asyncio.create_task(server.serve(sockets=[sock]), name="api")
+async def serving(
+    control: Control,
+    sock: socket.socket,
+    tcp: TcpListener | None = None,
+    hosts: Sequence[str] = (),
+) -> AsyncGenerator[Doors]:
+    """Serve for as long as the context lasts. `hosts` are names that it may be asked by."""
+    doors = Doors(control, hosts)
+    doors.open_unix(sock)
+    if tcp is not None:
+        doors.open_tcp(tcp)
     try:
-        yield
+        yield doors
     finally:
-        server.leave()
-        await asyncio.gather(task, return_exceptions=True)
+        await doors.close()

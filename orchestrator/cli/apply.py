@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.client import Client, RejectedError
+from orchestrator.cli.listening import insist_on, listen_option, settings_with
 from orchestrator.cli.model_lines import doing, unfinished
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, plan_lines, print_json, problem_text
@@ -35,6 +36,7 @@ TROUBLE = frozenset({"failed", "backoff", "unready"})
 @click.option(
     "--leave-running", is_flag=True, help="With --foreground: the end leaves instances running."
 )
+@listen_option
 @json_option
 def apply_command(files: tuple[str, ...], **options: Any) -> None:
     """Make these profiles the applied set, and wait until all of it is ready.
@@ -43,14 +45,17 @@ def apply_command(files: tuple[str, ...], **options: Any) -> None:
     """
     if options["leave_running"] and not options["foreground"]:
         raise InputError("--leave-running goes with --foreground")
+    if options["dry_run"] and options["listen"] is not None:
+        raise InputError("--listen does not go with --dry-run")
     contradicting = ("add", "no_wait", "timeout", "dry_run")
     if options["foreground"] and (given := [one for one in contradicting if options[one]]):
         raise InputError(f"--{given[0].replace('_', '-')} does not go with --foreground")
     if options["foreground"]:
         from orchestrator.cli.foreground import serve
 
+        settings = settings_with(options["listen"])
         leave, force = options["leave_running"], options["force"]
-        serve(files, leave_running=leave, force=force, as_json=options["as_json"])
+        serve(files, settings, leave_running=leave, force=force, as_json=options["as_json"])
     elif options["dry_run"]:
         from orchestrator.cli.check import show_plan
 
@@ -64,12 +69,16 @@ def apply_command(files: tuple[str, ...], **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|NAME...")
 @click.option("--leave-running", is_flag=True, help="The end leaves the instances running.")
 @click.option("--force", is_flag=True, help="Also what does not fit into memory.")
+@listen_option
 @json_option
-def serve_command(files: tuple[str, ...], leave_running: bool, force: bool, as_json: bool) -> None:
+def serve_command(
+    files: tuple[str, ...], leave_running: bool, force: bool, listen: str | None, as_json: bool
+) -> None:
     """Apply, and run the loop here: for systemd and containers (`apply --foreground`)."""
     from orchestrator.cli.foreground import serve
 
-    serve(files, leave_running=leave_running, force=force, as_json=as_json)
+    settings = settings_with(listen)
+    serve(files, settings, leave_running=leave_running, force=force, as_json=as_json)
 
 
 @click.command("remove", epilog="Example: orchestrate remove coding")
@@ -77,12 +86,11 @@ def serve_command(files: tuple[str, ...], leave_running: bool, force: bool, as_j
 @json_option
 def remove_command(profiles: tuple[str, ...], as_json: bool) -> None:
     """Take profiles out of the applied set; what only they declare is stopped."""
-    from orchestrator.cli.launch import ensure_daemon
+    from orchestrator.cli.at_hand import daemon_at_hand
 
-    settings = Settings.from_env(os.environ)
-    ensure_daemon(settings)
     words = [os.path.abspath(word) if _is_path(word) else word for word in profiles]
-    removed = Client(settings).post("/v1/remove", {"profiles": words})
+    with daemon_at_hand(Settings.from_env(os.environ)) as client:
+        removed = client.post("/v1/remove", {"profiles": words})
     if as_json:
         print_json(removed)
     else:
@@ -96,12 +104,13 @@ def _is_path(word: str) -> bool:
 
 
 def _apply(files: tuple[str, ...], options: Mapping[str, Any]) -> None:
-    settings = Settings.from_env(os.environ)
+    settings = settings_with(options["listen"])
+    insist_on(settings, options["listen"])
     as_json, began = options["as_json"], time.monotonic()
     sources = sources_json(files, settings, os.environ)
     task = {"sources": sources, "add": options["add"], "force": options["force"]}
     try:
-        outcome = _hand_over(settings, task)
+        outcome = hand_over(settings, task)
     except RejectedError as error:
         reject(error, as_json=as_json)
         return
@@ -121,7 +130,7 @@ def _apply(files: tuple[str, ...], options: Mapping[str, Any]) -> None:
         raise
 
 
-def _hand_over(settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
+def hand_over(settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
     """To the daemon that runs, else to one that is started with it."""
     client = Client(settings)
     if client.answers():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,7 +37,7 @@ def validate_command(files: tuple[str, ...], as_json: bool) -> None:
     """Report all errors of all files. Touches no process, port or daemon."""
     settings = Settings.from_env(os.environ)
     # What is too much for this machine may be meant for another: that is a warning here.
-    resolution = resolve_here(files, settings, force=True)
+    resolution = resolve_here(files, settings, force=True, doubting=True)
     errors = [problem.as_json() for problem in resolution.problems]
     warnings = [problem.as_json() for problem in resolution.warnings]
     if as_json:
@@ -57,15 +57,8 @@ def validate_command(files: tuple[str, ...], as_json: bool) -> None:
 
 def show_plan(files: Sequence[str], *, add: bool, force: bool, as_json: bool) -> None:
     """Ask the daemon, which knows what runs; else work it out from the store."""
-    settings = Settings.from_env(os.environ)
-    client = Client(settings)
     try:
-        if client.answers():
-            sources = sources_json(files, settings, os.environ)
-            body = {"sources": sources, "add": add, "force": force}
-            answer = client.post("/v1/plan", body)
-        else:
-            answer = _plan_here(files, settings, force=force)
+        answer = plan_document(files, Settings.from_env(os.environ), add=add, force=force)
     except RejectedError as error:
         from orchestrator.cli.apply import reject
 
@@ -80,9 +73,20 @@ def show_plan(files: Sequence[str], *, add: bool, force: bool, as_json: bool) ->
         click.echo(line)
 
 
+def plan_document(
+    files: Sequence[str], settings: Settings, *, add: bool, force: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """The actions and warnings of a plan. Raises `RejectedError` when something is invalid."""
+    client = Client(settings)
+    if client.answers():
+        sources = sources_json(files, settings, os.environ)
+        return client.post("/v1/plan", {"sources": sources, "add": add, "force": force})
+    return _plan_here(files, settings, force=force)
+
+
 def _plan_here(
     files: Sequence[str], settings: Settings, *, force: bool
-) -> dict[str, list[dict[str, object]]]:
+) -> dict[str, list[dict[str, Any]]]:
     from orchestrator.cli.offline import observed_without_daemon
     from orchestrator.core.plan import preview
     from orchestrator.runtime.identity import boot_clock
@@ -98,15 +102,19 @@ def _plan_here(
     }
 
 
-def resolve_here(files: Sequence[str], settings: Settings, *, force: bool) -> Resolution:
-    """What files mean, without a daemon. `force`: what is too much is a warning."""
+def resolve_here(
+    files: Sequence[str], settings: Settings, *, force: bool, doubting: bool = False
+) -> Resolution:
+    """What files mean, without a daemon. `force`: what is too much is a warning. `doubting`: what
+    is most likely not meant is one, too."""
     from orchestrator.control.reading import folders_without, read_files
     from orchestrator.control.resolution import resolve_readings
 
     sources = applied_sources(files, settings, os.environ)
     readings = read_files(sources)
     readings += folders_without(sources, readings)
-    return resolve_readings(readings, replace(machine_here(settings), forced=force))
+    machine = replace(machine_here(settings), forced=force, doubting=doubting)
+    return resolve_readings(readings, machine)
 
 
 def machine_here(settings: Settings) -> Machine:

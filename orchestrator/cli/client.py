@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
@@ -47,12 +48,12 @@ class Client:
 
     def get(self, path: str, **query: object) -> Any:
         """A JSON document."""
-        return self._json("GET", _with(path, query), None, within=ANSWERS_WITHIN)
+        return self._json("GET", target_of(path, query), None, within=ANSWERS_WITHIN)
 
     def post(self, path: str, body: object = None, **query: object) -> Any:
         """Send JSON, get JSON. What it asks for may take long; that somebody is there must not."""
         self._is_awake()
-        return self._json("POST", _with(path, query), body)
+        return self._json("POST", target_of(path, query), body)
 
     def snapshots(self, **query: object) -> Iterator[dict[str, Any]]:
         """The status and the events since the last one, at every change and every refresh."""
@@ -68,15 +69,19 @@ class Client:
 
     def chunks(self, path: str, within: float | None = None, /, **query: object) -> Iterator[bytes]:
         """A stream of bytes as they come; `within` so many seconds there must be some."""
-        self._is_awake()
-        with self._open("GET", _with(path, query), None, within=within) as answer:
+        with self.stream(path, within, **query) as answer:
             try:
                 while chunk := answer.read1(65536):
                     yield chunk
             except TimeoutError as error:
-                raise NoDaemonError("the daemon does not answer any more", hint=_SILENT) from error
+                raise NoDaemonError("the daemon does not answer any more", hint=SILENT) from error
             except OSError as error:
-                raise NoDaemonError("the daemon went away", hint=_START) from error
+                raise NoDaemonError("the daemon went away", hint=START) from error
+
+    def stream(self, path: str, within: float | None = None, /, **query: object) -> BufferedReader:
+        """The same, for whoever reads it himself, and closes it."""
+        self._is_awake()
+        return self._open("GET", target_of(path, query), None, within=within)
 
     def _is_awake(self) -> None:
         """The kernel connects us to a daemon that is stopped or hangs, too: ask it for a word."""
@@ -88,7 +93,7 @@ class Client:
                 return json.loads(answer.read())
             except (OSError, ValueError) as error:
                 message = "the daemon went away before it answered"
-                raise NoDaemonError(message, hint=_START) from error
+                raise NoDaemonError(message, hint=START) from error
 
     def _open(
         self, method: str, target: str, body: object, *, within: float | None = None
@@ -112,15 +117,15 @@ class Client:
                 f"{self._path} may not be opened", hint="it belongs to another user"
             ) from error
         except TimeoutError as error:
-            raise NoDaemonError("the daemon does not answer", hint=_SILENT) from error
+            raise NoDaemonError("the daemon does not answer", hint=SILENT) from error
         except OSError as error:
-            raise NoDaemonError("no daemon is running", hint=_BEGIN) from error
+            raise NoDaemonError("no daemon is running", hint=BEGIN) from error
         if status == 0:
             answer.close()
-            raise NoDaemonError("the daemon went away before it answered", hint=_START)
+            raise NoDaemonError("the daemon went away before it answered", hint=START)
         if status >= 400 and status != 503:
             with answer:
-                raise _error_of(status, answer.read())
+                raise error_of(status, answer.read())
         return answer
 
     def _connect(self) -> socket.socket:
@@ -129,7 +134,8 @@ class Client:
         try:
             # A socket's path may have 107 bytes at most; this one is short for any folder.
             connection.connect(f"/proc/self/fd/{folder}/{os.path.basename(self._path)}")
-        except OSError:
+            _check_who(connection, self._path)
+        except (OSError, NoDaemonError):
             connection.close()
             raise
         finally:
@@ -137,12 +143,24 @@ class Client:
         return connection
 
 
-_SILENT = "it may be stopped or hang: `orchestrate logs --daemon` shows what it did last"
-_START = "`orchestrate daemon start` begins another; it adopts what still runs"
-_BEGIN = "`orchestrate apply FILE` or `orchestrate daemon start` begins one"
+def _check_who(connection: socket.socket, path: str) -> None:
+    """Whoever listens is told what profiles may know of this shell: it must be one of ours."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid = struct.unpack("3i", raw)[1]
+    if uid not in (os.geteuid(), 0):
+        raise NoDaemonError(
+            f"{path} is served by uid {uid}, and not by this user",
+            hint="name a state folder of your own with ORCHESTRATE_STATE_DIR",
+        )
 
 
-def _error_of(status: int, raw: bytes) -> OrchestrateError:
+SILENT = "it may be stopped or hang: `orchestrate logs --daemon` shows what it did last"
+START = "`orchestrate daemon start` begins another; it adopts what still runs"
+BEGIN = "`orchestrate apply FILE` or `orchestrate daemon start` begins one"
+
+
+def error_of(status: int, raw: bytes) -> OrchestrateError:
+    """What an answer of 400 or more says went wrong."""
     try:
         body = json.loads(raw)
         error = body["error"]
@@ -159,7 +177,8 @@ def _error_of(status: int, raw: bytes) -> OrchestrateError:
 _OTHER_VERSION = "it may be of another version: orchestrate daemon restart"
 
 
-def _with(path: str, query: dict[str, object]) -> str:
+def target_of(path: str, query: dict[str, object]) -> str:
+    """Path and query as they are requested; what is None is left out."""
     given = {name: str(value) for name, value in query.items() if value is not None}
     if not given:
         # Always one of our own; `apply` is not to wait for what quotes names.

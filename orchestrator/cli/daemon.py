@@ -11,10 +11,11 @@ import click
 
 from orchestrator.cli.client import Client
 from orchestrator.cli.launch import ensure_daemon
+from orchestrator.cli.listening import insist_on, kept, listen_option, settings_with
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import print_json, since
 from orchestrator.cli.waiting import while_watching
-from orchestrator.errors import NoDaemonError, TimedOutError
+from orchestrator.errors import InputError, NoDaemonError, TimedOutError
 from orchestrator.runtime import lock
 from orchestrator.settings import Settings
 
@@ -31,12 +32,12 @@ def down_command(keep_daemon: bool, timeout: float | None) -> None:
     A daemon that had died is started first: nothing of it is left behind.
     """
     settings = Settings.from_env(os.environ)
-    if not _anything_to_stop(settings):
+    if not anything_to_stop(settings):
         click.echo("nothing is running")
         return
     ensure_daemon(settings)
     rows = Client(settings).get("/v1/status")["instances"]
-    _end(settings, "/v1/down", {"keep_daemon": keep_daemon}, timeout, stays=keep_daemon)
+    end(settings, "/v1/down", {"keep_daemon": keep_daemon}, timeout, stays=keep_daemon)
     for row in rows:
         if not row["managed"] and row["phase"] == "ready":
             who = f"pid {row['pid']}" if row["pid"] else "the server"
@@ -44,7 +45,7 @@ def down_command(keep_daemon: bool, timeout: float | None) -> None:
     click.echo("all instances are stopped" + ("" if keep_daemon else ", and the daemon has ended"))
 
 
-def _anything_to_stop(settings: Settings) -> bool:
+def anything_to_stop(settings: Settings) -> bool:
     """Without a daemon: something applied or recorded, or a process that carries our mark."""
     if Client(settings).answers():
         return True
@@ -58,16 +59,17 @@ def _anything_to_stop(settings: Settings) -> bool:
     return bool(applied and applied.sources) or bool(find_owned(state_id(settings.state_dir)))
 
 
-def _end(
+def end(
     settings: Settings, path: str, body: dict[str, Any], timeout: float | None, *, stays: bool
 ) -> None:
     """Ask for the end, then wait for the process itself to be gone: its lock is free then."""
     client = Client(settings)
-    pid = client.get("/v1/status")["daemon"]["pid"]
+    pid = lock.holder(settings.lock_path)
     # Opened before asking, so that it is the daemon's and nobody's who comes after it.
     pidfd = None
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
     if timeout is None:
         while_watching(settings, (), lambda: client.post(path, body))
     else:
@@ -101,10 +103,14 @@ def daemon_command() -> None:
     """Start, stop or look at the process in the background."""
 
 
-@daemon_command.command("start", epilog="Example: orchestrate daemon start")
-def start() -> None:
+@daemon_command.command(
+    "start", epilog="Examples: orchestrate daemon start | daemon start --listen 7717"
+)
+@listen_option
+def start(listen: str | None) -> None:
     """Start the daemon; it takes up what was applied, and adopts what still runs."""
-    settings = Settings.from_env(os.environ)
+    settings = settings_with(listen)
+    insist_on(settings, listen)
     if ensure_daemon(settings):
         click.echo(f"daemon started (pid {lock.holder(settings.lock_path)})")
     else:
@@ -119,18 +125,31 @@ def stop(instances: bool) -> None:
     if not Client(settings).answers():
         click.echo("no daemon is running")
         return
-    _end(settings, "/v1/daemon/stop", {"instances": instances}, None, stays=False)
+    end(settings, "/v1/daemon/stop", {"instances": instances}, None, stays=False)
     click.echo("daemon stopped; " + ("instances too" if instances else "instances go on"))
 
 
 @daemon_command.command("restart", epilog="Example: orchestrate daemon restart")
-def restart() -> None:
-    """End the daemon and start another; instances keep running."""
-    settings = Settings.from_env(os.environ)
+@listen_option
+def restart(listen: str | None) -> None:
+    """End the daemon and start another; instances keep running, and it listens where it did."""
+    settings = settings_with(listen)
     if Client(settings).answers():
-        _end(settings, "/v1/daemon/stop", {}, None, stays=False)
+        _refuse_to_replace_a_service(settings)
+        settings = kept(settings, Client(settings).get("/v1/status")["daemon"])
+        end(settings, "/v1/daemon/stop", {}, None, stays=False)
     ensure_daemon(settings)
     click.echo(f"daemon restarted (pid {lock.holder(settings.lock_path)})")
+
+
+def _refuse_to_replace_a_service(settings: Settings) -> None:
+    """A daemon in the background would take the place of one that systemd looks after."""
+    from orchestrator.cli.unit import service_of
+
+    pid = lock.holder(settings.lock_path)
+    if pid is not None and (words := service_of(pid)):
+        message = f"the daemon (pid {pid}) is a service of systemd: that restarts it"
+        raise InputError(message, hint=f"systemctl {words[0]}restart {words[1]}")
 
 
 @daemon_command.command("status", epilog="Example: orchestrate daemon status --json")
@@ -151,3 +170,5 @@ def status(as_json: bool) -> None:
         return
     click.echo(f"pid {daemon['pid']}, up {since(daemon['since'])}, version {document['version']}")
     click.echo(f"state folder {settings.state_dir}")
+    if daemon.get("listen"):
+        click.echo(f"listens on {daemon['listen']}")

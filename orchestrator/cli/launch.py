@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -83,6 +82,9 @@ def _other_answers(settings: Settings, until: float) -> bool:
 
 
 def _launch(settings: Settings, task: dict[str, Any]) -> Launched | None:
+    # Not where a daemon runs, which is the rule.
+    import subprocess
+
     reading, writing = os.pipe()
     with open(_log(settings), "ab", opener=_private) as log:
         child = subprocess.Popen(
@@ -96,6 +98,8 @@ def _launch(settings: Settings, task: dict[str, Any]) -> Launched | None:
                 # Absolute: it stands in another folder than this shell.
                 "ORCHESTRATE_STATE_DIR": settings.state_dir,
                 "ORCHESTRATE_CACHE_DIR": settings.cache_dir,
+                "ORCHESTRATE_PROFILES": settings.profiles_dir,
+                "ORCHESTRATE_LISTEN": str(settings.listen or ""),
             },
             start_new_session=True,
             pass_fds=(writing,),

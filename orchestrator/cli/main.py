@@ -31,11 +31,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kill": ("verbs", "Stop instances without grace."),
     "logs": ("logs", "The output of an instance, or of the daemon."),
     "events": ("logs", "The timeline, with causes."),
+    "dashboard": ("dashboard", "Open the page in a browser."),
     "models": ("models", "The models on this machine."),
     "profiles": ("profiles", "Profiles found: active or not, valid or not."),
     "down": ("daemon", "Stop everything, and forget what is applied."),
     "daemon": ("daemon", "The process in the background."),
+    "mcp": ("mcp", "Let an agent drive this, by the Model Context Protocol."),
     "doctor": ("doctor", "What is here, what is missing, and what to do."),
+    "install-service": ("install_service", "Run it as a systemd service."),
+    "export": ("export", "A profile for compose, systemd or Kubernetes."),
+    "import": ("importing", "A profile from llama-swap, a llama-server router, or Ollama."),
     "init": ("init", "Write a first profile from the models found."),
     "schema": ("profiles", "JSON Schema of a profile, for editors."),
     "completion": ("completion", "Shell completion."),
@@ -52,7 +57,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"orchestrator.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def resolve_command(

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import click
 
-from orchestrator.cli.render import cut, duration, inert, size
+from orchestrator.cli.cells import cut
+from orchestrator.cli.render import duration, inert, size
 
 STEP = 0.1
 """Seconds between two looks at a bar that moves."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.cli.render import cut, duration, inert, size
+from orchestrator.cli.cells import cut
+from orchestrator.cli.render import duration, inert, size
 
 MOVING = frozenset({"pulling", "building"})
 """States in which bytes may move."""

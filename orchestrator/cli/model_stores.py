@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator.cli.models import catalog_here, places_here
 from orchestrator.core.catalog import Catalog, Model
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.discovery.ollama_store import is_store, read_manifests
 from orchestrator.discovery.walk import identity_of

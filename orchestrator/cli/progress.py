@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import click
 
 from orchestrator.cli import model_lines
-from orchestrator.cli.render import PHASE_COLOURS, cut, inert
+from orchestrator.cli.cells import cut
+from orchestrator.cli.render import PHASE_COLOURS, inert
 
 _MARKS = {"ready": "●", "failed": "✗", "backoff": "✗", "stopped": "○", "unready": "●"}
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+
+from orchestrator.core.wording import as_written
+
+_SELECTORS = re.compile("[\ufe00-\ufe0f]")
 
 PHASE_COLOURS = {
     "ready": "green",
@@ -37,12 +42,12 @@ def print_json(document: Any) -> None:
 
 def inert(text: object) -> str:
     """Text from outside, unable to steer the terminal it is shown on."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
-
-def cut(text: str, limit: int) -> str:
-    """No longer than `limit`; what is missing is marked."""
-    return text if len(text) <= limit else text[: max(limit - 1, 0)] + "…"
+    said = str(text)
+    if said.isascii() and said.isprintable():
+        return said
+    # Of what only asks for another look of the character before, no two terminals make the same.
+    said = _SELECTORS.sub("", said)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said)
 
 
 def problem_text(error: Mapping[str, Any]) -> str:
@@ -79,17 +84,16 @@ def _why(action: Mapping[str, Any]) -> list[str]:
 
 
 def _reason(reason: Mapping[str, Any]) -> str:
-    field, have, want = inert(reason["field"]), _words(reason["have"]), _words(reason["want"])
+    field, have, want = (
+        inert(reason["field"]),
+        as_written(reason["have"]),
+        as_written(reason["want"]),
+    )
     if have is None:
         return f"{field}: {inert(want)} (new)"
     if want is None:
         return f"{field}: {inert(have)} (gone)"
     return f"{field}: {inert(have)} -> {inert(want)}"
-
-
-def _words(value: Any) -> Any:
-    """Lists as people write them; everything else as it is."""
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def event_line(event: Mapping[str, Any]) -> str:

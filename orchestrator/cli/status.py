@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,20 +17,21 @@ from orchestrator.cli.completion import instance_names
 from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, print_json
-from orchestrator.cli.status_table import models_table, screen, status_table, summary
+from orchestrator.cli.status_table import in_full, models_table, status_table, summary
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
 
 @click.command("status", epilog="Examples: orchestrate status | status coder --json | status -w")
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=instance_names)
-@click.option("--watch", "-w", is_flag=True, help="Live, until Ctrl-C.")
+@click.option("--watch", "-w", is_flag=True, help="Live, with keys: ? shows them.")
 @click.option("--check", is_flag=True, help="Exit 1 unless converged.")
 @json_option
 def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bool) -> None:
     """Show every instance: phase, port, process, memory, restarts, and what is wrong.
 
-    The only one, or the one that is named, is shown with its models.
+    The only one, or the one that is named, is shown with its models. Those that are named are
+    shown with the whole of their messages.
     """
     settings = Settings.from_env(os.environ)
     if watch:
@@ -42,7 +42,7 @@ def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bo
     if as_json:
         print_json(document)
     else:
-        _print(document)
+        _print(document, named=bool(names))
     if document["daemon"] is None:
         raise click.exceptions.Exit(NoDaemonError.exit_code)
     if check and not document["converged"]:
@@ -79,38 +79,30 @@ def only(document: dict[str, Any], names: Sequence[str]) -> None:
         document["instances"] = [one for one in document["instances"] if one["name"] in names]
 
 
-def _print(document: Mapping[str, Any]) -> None:
+def _print(document: Mapping[str, Any], *, named: bool) -> None:
     if document["instances"]:
-        for line in [*status_table(document), *models_table(document)]:
+        more = in_full(document) if named else []
+        for line in [*status_table(document), *models_table(document), *more]:
             click.echo(line)
     for line in summary(document):
         click.echo(line)
 
 
 def _watch(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
-    """Redraw at every change and every second; the screen before it comes back at the end."""
-    stream = Client(settings).snapshots(refresh_ms=1000)
-    live = sys.stdout.isatty() and not as_json
-    if live:
-        click.echo("\x1b[?1049h\x1b[?25l", nl=False)
-    try:
-        for snapshot in stream:
-            document = snapshot["status"]
-            only(document, names)
-            if as_json:
-                click.echo(json.dumps(document))
-                continue
-            if live:
-                columns, rows = shutil.get_terminal_size()
-                lines = screen(document, columns, rows - 1)
-                body = "".join(f"{line}\x1b[K\r\n" for line in lines)
-                click.echo(f"\x1b[H{body}\x1b[J", nl=False)
-            else:
-                lines = [*status_table(document), *models_table(document), "", *summary(document)]
-                click.echo("\n".join(lines) + "\n")
-    finally:
-        if live:
-            click.echo("\x1b[?25h\x1b[?1049l", nl=False)
+    """The live screen on a terminal; else the table again at every change and every second."""
+    if not as_json and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        from orchestrator.cli.watch import watch
+
+        watch(settings, names)
+        return
+    for snapshot in Client(settings).snapshots(refresh_ms=1000):
+        document = snapshot["status"]
+        only(document, names)
+        if as_json:
+            click.echo(json.dumps(document))
+        else:
+            lines = [*status_table(document), *models_table(document), "", *summary(document)]
+            click.echo("\n".join(lines) + "\n")
     raise NoDaemonError("the daemon went away", hint="orchestrate daemon start")
 
 

@@ -1,54 +1,47 @@
-"""What `status` shows: the table of instances, what stands below it, and both on a small screen."""
+"""What `status` shows: the table of instances, and what stands below it."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import click
 
 from orchestrator.cli import model_lines
-from orchestrator.cli.render import PHASE_COLOURS, cut, inert, problem_text, since, size
-from orchestrator.cli.tables import table
+from orchestrator.cli.cells import cut, pad, wide, wrapped
+from orchestrator.cli.render import PHASE_COLOURS, inert, problem_text, since, size
+from orchestrator.cli.tables import GAP, table, with_room
 
-_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
+HEAD = ["INSTANCE", "MODEL", "PHASE", "FOR", "PORT", "PID", "MEMORY", "CPU", "RESTARTS"]
+_PHASE = HEAD.index("PHASE")
 _LEAST_WANTED = ("RESTARTS", "CPU", "MEMORY", "PID", "FOR")
+SHRINKING = {"MODEL": 8, "INSTANCE": 8}
+"""Columns that are cut where nothing can be left out any more, and the cells that they keep."""
 _MESSAGE = 40
 """Characters of a message that numbers make way for."""
-_LEAST = 4
-"""Lines of the table that a screen shows, whatever stands below."""
-_SMALL = 8
-"""Lines of a screen on which each counts."""
 
 
 def status_table(document: Mapping[str, Any], *, width: int | None = None) -> list[str]:
     """The lines of `orchestrate status`, no longer than the terminal."""
-    head = ["INSTANCE", "MODEL", "PHASE", "FOR", "PORT", "PID", "MEMORY", "CPU", "RESTARTS"]
-    rows = [_row(instance) for instance in document["instances"]]
+    rows = [cells(instance) for instance in document["instances"]]
     messages = [message(instance) for instance in document["instances"]]
     limit = width or terminal_width()
+    head = HEAD
     if any(messages):
         rows = [[*row, said] for row, said in zip(rows, messages, strict=True)]
-        head.append("MESSAGE")
-        head, *rows = _with_room([head, *rows], limit)
+        head = [*HEAD, "MESSAGE"]
+    # On a narrow screen the last words count more than some of the numbers.
+    head, *rows = with_room(
+        [head, *rows],
+        limit,
+        least_wanted=_LEAST_WANTED,
+        shrinking=SHRINKING,
+        last=_MESSAGE if any(messages) else 0,
+    )
     return _table(head, rows, limit)
-
-
-def _with_room(lines: list[list[str]], limit: int) -> list[list[str]]:
-    """On a narrow screen the last words count more than some of the numbers."""
-    for name in _LEAST_WANTED:
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        taken = sum(widths[:-1]) + 2 * len(widths[:-1])
-        if not limit or taken + min(widths[-1], _MESSAGE) <= limit:
-            break
-        at = lines[0].index(name)
-        lines = [[*line[:at], *line[at + 1 :]] for line in lines]
-    return lines
 
 
 def models_table(document: Mapping[str, Any], *, width: int | None = None) -> list[str]:
@@ -64,7 +57,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
-def _row(one: Mapping[str, Any]) -> list[str]:
+def cells(one: Mapping[str, Any]) -> list[str]:
+    """What stands below `HEAD` for one instance."""
     # Of a server that somebody else runs, there may be nothing to be seen.
     measured = one["pid"] and (one["managed"] or one["memory_bytes"])
     return [
@@ -106,22 +100,48 @@ def message(one: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], limit: int) -> list[str]:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = [_line(head, widths, limit, None)]
-    lines += [_line(row, widths, limit, row[2].rstrip("*")) for row in rows]
+    widths = [max(wide(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [click.style(_line(head, widths, limit), bold=True)]
+    lines += [_line(coloured(row), widths, limit) for row in rows]
     return lines
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], limit: int, phase: str | None) -> str:
-    plain = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    text = "  ".join(plain).rstrip()
-    if limit:
-        text = cut(text, limit)
-    if phase is None:
-        return click.style(text, bold=True)
-    at = sum(widths[:2]) + 4
-    cell = text[at : at + widths[2]]
-    return text[:at] + click.style(cell, fg=PHASE_COLOURS.get(phase)) + text[at + widths[2] :]
+def coloured(row: Sequence[str]) -> list[str]:
+    """The same cells, the phase in its colour."""
+    phase = row[_PHASE]
+    shown = click.style(phase, fg=PHASE_COLOURS.get(phase.rstrip("*")))
+    return [*row[:_PHASE], shown, *row[_PHASE + 1 :]]
+
+
+def _line(row: Sequence[str], widths: Sequence[int], limit: int) -> str:
+    text = GAP.join(pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return cut(text, limit) if limit else text
+
+
+def in_full(document: Mapping[str, Any]) -> list[str]:
+    """What the table had no room for: the messages that are longer than their column, folded."""
+    limit = terminal_width()
+    if not limit:
+        return []
+    shown = status_table(document, width=limit)[1:]
+    lines: list[str] = []
+    for one, line in zip(document["instances"], shown, strict=True):
+        said = message(one)
+        if said and said not in click.unstyle(line):
+            name, *rest = wrapped(f"{one['name']}: {said}", limit - 2)
+            lines += [name, *(f"  {piece}" for piece in rest)]
+    return ["", *lines] if lines else []
+
+
+def _missing(document: Mapping[str, Any]) -> str:
+    """What is not as declared. On a terminal that is too narrow for all of it, without the
+    reasons, which stand in the table above."""
+    limit = terminal_width()
+    items = [inert(one) for one in document["missing"]]
+    said = "; ".join(items) or "see below"
+    if limit and wide(said) + len("not converged: ") > limit and document["instances"]:
+        return "; ".join(item.partition(" (")[0] for item in items)
+    return said
 
 
 def summary(document: Mapping[str, Any]) -> list[str]:
@@ -134,8 +154,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
         what = f"{count} of {count} ready" if count else "nothing is applied"
         lines.append(click.style(f"converged: {what}", fg="green"))
     else:
-        missing = "; ".join(inert(one) for one in document["missing"])
-        lines.append(click.style(f"not converged: {missing or 'see below'}", fg="yellow"))
+        lines.append(click.style(f"not converged: {_missing(document)}", fg="yellow"))
     for profile in document["profiles"]:
         if not profile["ok"]:
             file = inert(profile["file"])
@@ -144,32 +163,3 @@ def summary(document: Mapping[str, Any]) -> list[str]:
                 lines += problem_text(error).splitlines()
     lines += [click.style(f"warning: {inert(w)}", fg="yellow") for w in document["warnings"]]
     return lines
-
-
-def screen(document: Mapping[str, Any], columns: int, rows: int) -> list[str]:
-    """Table, models and summary in a window: what there is no room for is cut and counted.
-
-    The summary's first line is always there, for it says whether all is well.
-    """
-    below = [_narrowed(line, columns) for line in summary(document)]
-    head, *table = status_table(document, width=columns)
-    above = [*table, *models_table(document, width=columns)]
-    gap = [""] if rows > _SMALL else []
-    least = min(len(above), _LEAST if rows > _SMALL else 1)
-    below = below[: max(rows - 1 - len(gap) - least, 1)]
-    room = max(rows - 1 - len(gap) - len(below), 0)
-    if len(above) > room:
-        more = f"… and {len(above) - room + 1} more"
-        above = [*above[: room - 1], more] if room else []
-    return [head, *above, *gap, *below][-rows:]
-
-
-def _narrowed(line: str, limit: int) -> str:
-    """A line with colours in it, cut to so many characters that are seen."""
-    pieces = _STYLE.split(line)
-    shown: list[str] = []
-    room = limit
-    for text, style in zip_longest(pieces[::2], pieces[1::2], fillvalue=""):
-        shown += [cut(text, room) if room else "", style]
-        room -= min(len(text), room)
-    return "".join(shown)

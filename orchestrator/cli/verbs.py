@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from orchestrator.cli.at_hand import daemon_at_hand
 from orchestrator.cli.client import Client
 from orchestrator.cli.completion import instance_names
-from orchestrator.cli.launch import ensure_daemon
+from orchestrator.cli.main import show_error
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import inert, print_json
 from orchestrator.cli.status import only
 from orchestrator.cli.waiting import while_watching
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.settings import Settings
 
 INTERRUPTED = 130
@@ -29,42 +31,75 @@ def _verb(name: str, text: str) -> click.Command:
     )
     @click.option("--no-wait", is_flag=True, help="Return once it is asked for.")
     @json_option
-    def command(names: tuple[str, ...], no_wait: bool, as_json: bool) -> None:
-        _act(name, names, wait=not no_wait, as_json=as_json)
+    def command(names: tuple[str, ...], no_wait: bool, as_json: bool, force: bool = False) -> None:
+        settings = Settings.from_env(os.environ)
+        with daemon_at_hand(settings) as client:
+            asked = _Asked(settings, client, name, tuple(dict.fromkeys(names)), not no_wait, force)
+            _act(asked, as_json=as_json)
 
+    if name == "restart":
+        told = "Also what would not come up again, as it looks."
+        command = click.option("--force", is_flag=True, help=told)(command)
     return command
 
 
-def _act(verb: str, names: tuple[str, ...], *, wait: bool, as_json: bool) -> None:
-    settings = Settings.from_env(os.environ)
-    ensure_daemon(settings)
-    client = Client(settings)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A verb for some instances."""
+
+    settings: Settings
+    client: Client
+    verb: str
+    names: tuple[str, ...]
+    wait: bool
+    force: bool
+
+    def post(self, name: str) -> dict[str, Any] | InputError:
+        """What became of one; what is refused does not stop the others."""
+        path = f"/v1/instances/{name}/{self.verb}"
+        query = {"force": 1} if self.force else {}
+        try:
+            return self.client.post(path, {}, wait=int(self.wait), **query)
+        except InputError as error:
+            return error
+
+
+def _act(asked: _Asked, *, as_json: bool) -> None:
     # All names are known before the first is touched.
-    before = client.get("/v1/status")
-    only(before, names)
-    theirs = {row["name"] for row in before["instances"] if not row["managed"]}
-    post: Callable[[str], Any] = lambda name: client.post(  # noqa: E731 - one call, many threads
-        f"/v1/instances/{name}/{verb}", {}, wait=int(wait)
-    )
-    threads = ThreadPoolExecutor(min(len(names), 16))
+    before = asked.client.get("/v1/status")
+    only(before, asked.names)
+    threads = ThreadPoolExecutor(min(len(asked.names), 16))
     try:
-        outcomes = while_watching(
-            settings, names if wait else (), lambda: list(threads.map(post, dict.fromkeys(names)))
+        ends = while_watching(
+            asked.settings,
+            asked.names if asked.wait else (),
+            lambda: list(threads.map(asked.post, asked.names)),
         )
     except KeyboardInterrupt:
         # The threads still wait for the outcome, and the interpreter would for the threads.
         os._exit(INTERRUPTED)
     threads.shutdown()
-    if as_json:
+    outcomes = [one for one in ends if not isinstance(one, InputError)]
+    refused = [one for one in ends if isinstance(one, InputError)]
+    if as_json and (outcomes or not refused):
         print_json({"outcomes": outcomes})
-    else:
-        for one in outcomes:
-            detail = f": {inert(one['message'])}" if one["message"] else ""
-            click.echo(f"{one['instance']}: {one['phase']}{detail}")
-            if verb == "restart" and one["instance"] in theirs:
-                click.echo("  it was let go of and looked for again: the server itself is not ours")
+    elif not as_json:
+        theirs = {row["name"] for row in before["instances"] if not row["managed"]}
+        _tell(asked.verb, outcomes, theirs)
+    for error in refused[:-1]:
+        show_error(error)
+    if refused:
+        raise refused[-1]
     if not all(one["ok"] for one in outcomes):
         raise click.exceptions.Exit(OrchestrateError.exit_code)
+
+
+def _tell(verb: str, outcomes: Sequence[Mapping[str, Any]], theirs: set[str]) -> None:
+    for one in outcomes:
+        detail = f": {inert(one['message'])}" if one["message"] else ""
+        click.echo(f"{one['instance']}: {one['phase']}{detail}")
+        if verb == "restart" and one["instance"] in theirs:
+            click.echo("  it was let go of and looked for again: the server itself is not ours")
 
 
 start_command = _verb("start", "Start instances that are stopped, held or failed.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from orchestrator.cli.client import Client
@@ -21,6 +20,9 @@ def while_watching(
     """The result of `work`; on a terminal, instances (`names`, or all) are shown as they move."""
     if not sys.stderr.isatty():
         return work()
+    # Which takes 10 ms to load: nobody waits for it where nobody looks.
+    from concurrent.futures import ThreadPoolExecutor
+
     from orchestrator.cli.progress import LiveProgress
 
     threads = ThreadPoolExecutor(1)

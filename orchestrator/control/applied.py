@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.in_between import LOOK_AGAIN, Glimpse, InBetween
-from orchestrator.control.reading import Reading, folders_without, glimpse_of, read_files
+from orchestrator.control.reading import (
+    Reading,
+    as_drafted,
+    folders_without,
+    glimpse_of,
+    read_files,
+)
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine, Resolution, resolve_readings
 from orchestrator.control.standing import Standing
@@ -23,13 +29,19 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.plan import Action, preview
 from orchestrator.core.problem import Problem
 from orchestrator.core.report import ProfileReport
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import Desired
 from orchestrator.errors import InputError
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.state import Applied, AppliedSource, Store, StoreError
 
 MachineNow = Callable[[], Machine]
+
+
+class NotAppliedError(InputError):
+    """No applied profile bears that name."""
+
+    reason = "not-found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,11 @@ class AppliedSet:
         """Called when another set of files counts."""
 
     @property
+    def sources(self) -> tuple[AppliedSource, ...]:
+        """What is applied, with what the shells gave."""
+        return tuple(self._sources)
+
+    @property
     def paths(self) -> list[str]:
         """Files and folders whose change matters."""
         sources = (source.path for source in self._sources)
@@ -95,6 +112,10 @@ class AppliedSet:
     def known_desired(self) -> Desired:
         """What was last known to be desired: nothing, when nothing is known."""
         return self._standing.union()
+
+    def consists_of(self, sources: Sequence[AppliedSource], *, forced: bool) -> bool:
+        """Whether just these are what is applied, with what the same shell gave them."""
+        return self.known and self._sources == list(sources) and self._forced == forced
 
     def resume(self, *, nothing_runs: bool) -> None:
         """Post what was last known to be desired, before any file is read again.
@@ -127,14 +148,28 @@ class AppliedSet:
         )
 
     async def preview(
-        self, sources: Sequence[AppliedSource], *, add: bool, force: bool = False
+        self,
+        sources: Sequence[AppliedSource],
+        *,
+        add: bool,
+        force: bool = False,
+        drafts: Mapping[str, bytes] | None = None,
     ) -> tuple[tuple[Action, ...], Resolution]:
-        """What applying would do. Touches nothing."""
+        """What applying would do, with these texts in the place of files. Touches nothing."""
         readings = await asyncio.to_thread(self._read_named, sources, add=add)
+        readings = as_drafted(readings, drafts or {})
         resolution = await self._resolve(readings, forced=self._is_forced(add=add, force=force))
         about = _about(sources, readings, resolution)
         actions = preview(resolution.desired, self._reconciler.observed, boot_clock(), only=about)
         return actions, resolution
+
+    async def check(
+        self, sources: Sequence[AppliedSource], *, drafts: Mapping[str, bytes] | None = None
+    ) -> Resolution:
+        """What these would mean by themselves. What is too much for the memory is warned of, and
+        so is what is doubtful."""
+        readings = await asyncio.to_thread(_read_with_folders, sources)
+        return await self._resolve(as_drafted(readings, drafts or {}), forced=True, doubting=True)
 
     def _is_forced(self, *, add: bool, force: bool) -> bool:
         """The word holds for the set, and for what is added to it."""
@@ -214,7 +249,7 @@ class AppliedSet:
                     hint="remove the folder, or take the file out of it",
                 )
         names = ", ".join(sorted(f.name for f in self._standing.good)) or "none"
-        return InputError(f"{word} is not applied", hint=f"applied profiles: {names}")
+        return NotAppliedError(f"{word} is not applied", hint=f"applied profiles: {names}")
 
     async def clear(self) -> None:
         """Nothing is applied any more: every instance stops."""
@@ -304,6 +339,7 @@ class AppliedSet:
         *,
         beside: Sequence[ResolvedFile] = (),
         forced: bool,
+        doubting: bool = False,
     ) -> Resolution:
         """In a thread. The ports and the memory of the files `beside` are taken."""
         machine = self._machine()
@@ -317,6 +353,7 @@ class AppliedSet:
             promises=promises,
             beside={name: spec for file in beside for name, spec in file.specs.items()},
             forced=forced,
+            doubting=doubting,
         )
         return await asyncio.to_thread(resolve_readings, readings, machine)
 
@@ -336,8 +373,7 @@ class AppliedSet:
 
     def _read_named(self, sources: Sequence[AppliedSource], *, add: bool) -> list[Reading]:
         """What a person names holds profiles; what was applied before may have become empty."""
-        readings = read_files(self._joined(sources, add=add))
-        return [*readings, *folders_without(sources, readings)]
+        return _read_with_folders(self._joined(sources, add=add), named=sources)
 
     def _joined(self, sources: Sequence[AppliedSource], *, add: bool) -> list[AppliedSource]:
         paths = {source.path for source in sources}
@@ -359,6 +395,13 @@ class AppliedSet:
         with contextlib.suppress(StoreError):
             applied = Applied(self._sources, self._standing.good, self._forced)
             self._store.save_applied(applied, ports)
+
+
+def _read_with_folders(
+    sources: Sequence[AppliedSource], named: Sequence[AppliedSource] | None = None
+) -> list[Reading]:
+    readings = read_files(sources)
+    return [*readings, *folders_without(sources if named is None else named, readings)]
 
 
 @dataclass(frozen=True, slots=True)

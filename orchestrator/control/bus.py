@@ -6,9 +6,10 @@ A subscriber that does not keep up is dropped, never waited for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 
 from orchestrator.core.event import Event
@@ -113,3 +114,12 @@ class Bus:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
+
+    @contextlib.contextmanager
+    def listening(self) -> Generator[Subscription]:
+        """A subscription for as long as it is used."""
+        subscription = self.subscribe()
+        try:
+            yield subscription
+        finally:
+            self.unsubscribe(subscription)

@@ -5,6 +5,7 @@ Everything here reads files, and may walk the process table: not for the event l
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -93,17 +94,23 @@ def _taken(spec: InstanceSpec) -> str:
 _OUTPUTS = re.compile(r"^--?(log-file|log-dir|logdir|slot-save-path|prompt-cache)$")
 _KEPT = re.compile(r"(_CACHE|_CACHE_DIR|_LOG_FILE|_LOG_DIR|_SLOT_SAVE_PATH)$|^(HF_HOME|TMPDIR)$")
 """Flags and variables that name what an engine writes: that changes without being mended."""
+_GIVEN = re.compile(r"^--[a-z-]+-file$")
+"""Flags whose value is in a file, which may be mended."""
 
 _PATH = re.compile(r"""'(/[^'\n]+)'|"(/[^"\n]+)"|(?<![^\s=(])(/[^\s'":,;()]+)""")
 _LIBRARY = re.compile(r"loading shared librar(?:y|ies):? ([^/\s:]+)")
 
 
 def _read(spec: InstanceSpec) -> Iterator[str]:
-    """The files that it was resolved with, and its program."""
+    """The files that it was resolved with, its program, and what flags give it in files."""
     for file in spec.inputs:
         yield file.path
-    if spec.command.argv and os.path.isabs(spec.command.argv[0]):
-        yield spec.command.argv[0]
+    argv = spec.command.argv
+    if argv and os.path.isabs(argv[0]):
+        yield argv[0]
+    for flag, value in itertools.pairwise(argv):
+        if _GIVEN.match(flag) and not _OUTPUTS.match(flag) and os.path.isabs(value):
+            yield value
 
 
 def _named(spec: InstanceSpec, cause: Cause) -> Iterator[str]:

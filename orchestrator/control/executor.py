@@ -11,13 +11,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.control import attachment, monitor
 from orchestrator.control.attachment import Attached
 from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import levels
-from orchestrator.control.provisioner import Provisioner, Served
+from orchestrator.control.served import Served
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.cause import Cause
 from orchestrator.core.event import Event, EventType
@@ -25,9 +25,13 @@ from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus
 from orchestrator.errors import StartError
 from orchestrator.runtime import descriptors, ports, process
+from orchestrator.runtime.hard_limits import HardLimits
 from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.process import Process
+
+if TYPE_CHECKING:
+    from orchestrator.control.provisioner import Provisioner
 
 PORT_WAIT = 0.3
 """Seconds that a port may still look taken after its holder has gone."""
@@ -55,6 +59,7 @@ class Executor:
         spec_of: SpecOf,
         rows_of: RowsOf,
         workshop: Workshop,
+        hard_limits: HardLimits | None = None,
     ) -> None:
         self._bus = bus
         self._logs = logs
@@ -63,6 +68,7 @@ class Executor:
         self._spec_of = spec_of
         self._rows_of = rows_of
         self._workshop = workshop
+        self._hard_limits = hard_limits or HardLimits()
         self._processes: dict[str, Process] = {}
         self._provisioners: dict[str, Provisioner] = {}
         self._attached: dict[str, tuple[Attached, asyncio.Task[None]]] = {}
@@ -92,6 +98,10 @@ class Executor:
 
     def retune(self, name: str) -> None:
         """Heed live fields that have changed, at once."""
+        if running := self._processes.get(name):
+            with contextlib.suppress(KeyError):
+                limit = self._spec_of(name).limits.memory_max
+                self._hard_limits.change(self._hard_limits.of(running.ref.pid), limit)
         if retuned := self._retuned.get(name):
             retuned.set()
 
@@ -184,10 +194,7 @@ class Executor:
                 await asyncio.sleep(0)
                 self._can_be_watched()
                 began = boot_clock()
-                mark = (OWNER_VARIABLE, f"{self._owner}/{spec.name}/{start_id}")
-                running = process.spawn(
-                    spec.command, inherited=self._inherited, owner=mark, log=log
-                )
+                running = self._spawn(spec, start_id, log)
         except StartError as error:
             await self._post_start_failed(spec, start_id, error)
             return
@@ -201,6 +208,17 @@ class Executor:
             "boot_id": ref.boot_id,
         }
         self._bus.post(Event(EventType.SPAWNED, spec.name, data=data, message=f"pid {ref.pid}"))
+
+    def _spawn(self, spec: InstanceSpec, start_id: str, log: int) -> Process:
+        mark = (OWNER_VARIABLE, f"{self._owner}/{spec.name}/{start_id}")
+        group = self._hard_limits.begin(spec.name, start_id, spec.limits.memory_max)
+        try:
+            return process.spawn(
+                spec.command, inherited=self._inherited, owner=mark, log=log, group=group
+            )
+        except StartError:
+            self._hard_limits.end(group)
+            raise
 
     async def _post_start_failed(
         self, spec: InstanceSpec, start_id: str, error: StartError
@@ -343,12 +361,15 @@ class Executor:
             rows=lambda: self._rows_of(watched.name),
             pid=lambda: watched.process.ref.pid,
         )
+        group = self._hard_limits.of(watched.process.ref.pid)
         try:
             with self._provisioning(served):
                 await monitor.watch(watched, bus=self._bus, logs=self._logs)
         finally:
             # What still runs is let go of, or there for a stop, whatever went wrong.
             gone = not watched.process.alive
+            if gone:
+                self._hard_limits.end(group)
             if gone and self._processes.get(watched.name) is watched.process:
                 del self._processes[watched.name]
                 del self._retuned[watched.name]
@@ -359,6 +380,9 @@ class Executor:
         if served.spec().holds is None:
             yield
             return
+        # Of no use to what has no models of its own, so not before the first instances are started.
+        from orchestrator.control.provisioner import Provisioner
+
         provisioner = Provisioner(served, bus=self._bus, workshop=self._workshop)
         self._provisioners[served.name] = provisioner
         task = self._launch(provisioner.keep(), f"provision {served.name}")

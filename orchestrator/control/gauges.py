@@ -1,12 +1,14 @@
 """Measures what the instances take, and tells what passes a limit. What runs away is condemned.
 
 One reading of the process table serves all: every few seconds where limits are declared, once a
-minute for all others, whose trend alone is looked at.
+minute for all others, whose trend alone is looked at. In between nothing wakes up for it: that a
+limit is declared is an event.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.report import Usage
 from orchestrator.core.spec import Limits
 from orchestrator.core.status import SERVING, InstanceStatus, ProcessRef
+from orchestrator.runtime.beat import BEAT, until_beat
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.usage import UsageMeter
 
@@ -30,6 +33,8 @@ TREND_EVERY = 60.0
 
 SETTLES = 600.0
 """Seconds of readiness before a trend counts: caches fill first."""
+
+_NO_LIMITS = Limits()
 
 
 @dataclass(slots=True)
@@ -80,20 +85,32 @@ class Gauges:
         await going_on(self._rounds, "gauges", self._bus)
 
     async def _rounds(self) -> None:
-        while True:
-            self.look()
-            await asyncio.sleep(EVERY)
+        with self._bus.listening() as subscription:
+            while True:
+                self.look()
+                if self._limited():
+                    await asyncio.sleep(until_beat(EVERY, tolerance=EVERY / 2))
+                    subscription.pending()
+                    continue
+                # A limit that is declared is an event, like all that changes what is observed.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(until_beat(self._trend_due - boot_clock())):
+                        await subscription.next()
+
+    def _limited(self) -> bool:
+        observed = self._reconciler.observed
+        return any(status.spec.limits != _NO_LIMITS for status in observed.values())
 
     def look(self) -> None:
         """One round. Costs nothing while no limit is declared and no sample is due."""
         now = boot_clock()
         observed = self._reconciler.observed
         self._seen = {name: self._seen.get(name) or _Seen(now) for name in observed}
-        sparse = now >= self._trend_due
+        # Rounds keep to the beat, which may come a little early.
+        sparse = now >= self._trend_due - BEAT
         if sparse:
             self._trend_due = now + TREND_EVERY
-        limited = any(status.spec.limits != Limits() for status in observed.values())
-        if not limited and not sparse:
+        if not sparse and not self._limited():
             return
         usage = self._meter.read(*_processes(observed.values()))
         for name, status in observed.items():

@@ -10,7 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from orchestrator.control.signs import signs_of, worked
+from orchestrator.control.signs import Signs, signs_of, worked
 from orchestrator.core.liveness import LOADS, Outcome, Verdict, judge
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.runtime.probe import HttpProbe
@@ -34,14 +34,17 @@ async def health(probe: HttpProbe, spec: InstanceSpec, pid: int, silence: Silenc
     """
     within = spec.liveness.timeout
     began = time.monotonic()
-    asking = asyncio.create_task(probe.status(within=within))
+    looks: list[asyncio.Task[Signs]] = []
+    half = asyncio.get_running_loop().call_later(
+        within / 2, lambda: looks.append(asyncio.create_task(signs_of(pid)))
+    )
     try:
-        await asyncio.wait({asking}, timeout=within / 2)
-        before = None if asking.done() else await signs_of(pid)
-        status = await asking
+        status = await probe.status(within=within)
+        before = await looks[0] if looks else None
     finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        half.cancel()
+        for look in looks:
+            look.cancel()
         await probe.close()
     silence.since = None if status is not None else silence.since or began
     if status in HEALTHY:

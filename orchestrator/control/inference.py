@@ -12,15 +12,17 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.control.bus import Bus
-from orchestrator.control.ollama_token import OllamaToken
 from orchestrator.control.signs import Signs, signs_of, worked
 from orchestrator.core.event import STEADY, Event, EventType
 from orchestrator.core.liveness import LOADS, REFUSES, Outcome, Verdict, judge
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.runtime.probe import Answer, ask
+
+if TYPE_CHECKING:
+    from orchestrator.control.ollama_token import OllamaToken
 
 LOOK_WITHIN = 2.0
 """Seconds for a look at the slots of a server that does not answer the probe."""
@@ -35,7 +37,7 @@ class InferenceProbe:
     def __init__(self, spec: Callable[[], InstanceSpec], server: Callable[[], int | None]) -> None:
         self._spec = spec
         self._server = server
-        self._ollama = OllamaToken(spec, self._exchange)
+        self._ollama: OllamaToken | None = None
 
     @property
     def wanted(self) -> bool:
@@ -49,10 +51,18 @@ class InferenceProbe:
         spec = self._spec()
         inference = spec.inference
         if inference is None:
-            outcome = await self._ollama.look()
+            outcome = await self._of_ollama().look()
         else:
             outcome = await self._exchange("POST", inference.path, inference.body, "a token")
         return judge(outcome, slow=spec.liveness.slow), outcome.seconds
+
+    def _of_ollama(self) -> OllamaToken:
+        if self._ollama is None:
+            # Much of what it takes to ask an Ollama is of no use to a llama-server.
+            from orchestrator.control.ollama_token import OllamaToken
+
+            self._ollama = OllamaToken(self._spec, self._exchange)
+        return self._ollama
 
     async def _exchange(self, method: str, path: str, body: str, wanted: str) -> Outcome:
         """One question, and where nobody answers it, whether that means anything."""
@@ -71,7 +81,7 @@ class InferenceProbe:
         self, spec: InstanceSpec, method: str, path: str, body: str
     ) -> tuple[float, Answer | None, str]:
         """Seconds, and the answer; without one, what shows that the server works all the same."""
-        down, headers = spec.liveness.down, _key(spec)
+        down, headers = spec.liveness.down, authorization(spec)
 
         async def question() -> tuple[float, Answer | None]:
             began = time.monotonic()
@@ -135,7 +145,7 @@ def _document(body: bytes) -> Any:
         return None
 
 
-def _key(spec: InstanceSpec) -> dict[str, str]:
+def authorization(spec: InstanceSpec) -> dict[str, str]:
     """How a llama-server that asks for its key is told one of them. Never shown anywhere."""
     keys = spec.command.env.get("LLAMA_API_KEY", "").split(",")
     argv = spec.command.argv

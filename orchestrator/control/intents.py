@@ -5,6 +5,7 @@ Nothing here changes a status. Every verb may be repeated: asked twice, it is do
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,9 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.problem import did_you_mean, listing
+from orchestrator.core.prospect import Prospect, refusal
 from orchestrator.core.rollback import ROLLED_BACK
+from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
 from orchestrator.errors import InputError
 
@@ -21,6 +24,18 @@ VerbName = Literal["start", "stop", "restart", "kill"]
 VERBS: tuple[VerbName, ...] = ("start", "stop", "restart", "kill")
 
 DOWN = frozenset({Phase.FAILED, Phase.BACKOFF})
+
+
+class UnknownInstanceError(InputError):
+    """Nothing that is declared, or still runs, bears that name."""
+
+    reason = "not-found"
+
+
+class RefusedError(InputError):
+    """It would do harm, and no good."""
+
+    reason = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +51,34 @@ class Outcome:
 class Intents:
     """The verbs for single instances."""
 
-    def __init__(self, bus: Bus, reconciler: Reconciler) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        reconciler: Reconciler,
+        foresee: Callable[[InstanceSpec, InstanceStatus], Prospect] | None = None,
+    ) -> None:
+        """`foresee` looks at what a start would meet; without it, nothing is refused for that."""
         self._bus = bus
         self._reconciler = reconciler
+        self._foresee = foresee
 
     def check(self, names: Iterable[str]) -> None:
-        """Raises `InputError` for a name that nothing bears: nothing declared, nothing leaving."""
+        """Raises `UnknownInstanceError` for a name that nothing bears, declared or leaving."""
         known = {**self._reconciler.observed, **(self._reconciler.desired or {})}
         for name in names:
             if name not in known:
                 near = did_you_mean(name, known)
                 hint = near or f"instances: {listing(sorted(known)) or 'none'}"
-                raise InputError(f"unknown instance {name!r}", hint=hint)
+                raise UnknownInstanceError(f"unknown instance {name!r}", hint=hint)
 
-    async def act(self, verb: VerbName, name: str, *, wait: bool) -> Outcome:
-        """Ask for it and, with `wait`, stay until it is so or has failed."""
+    async def act(self, verb: VerbName, name: str, *, wait: bool, force: bool = False) -> Outcome:
+        """Ask for it and, with `wait`, stay until it is so or has failed.
+
+        Raises `RefusedError` for a restart that would only take away what runs, but with `force`.
+        """
         self.check([name])
+        if verb == "restart" and not force:
+            await self._consider(name)
         before = self._reconciler.observed.get(name)
         self._post(verb, name, before)
         if not wait:
@@ -60,6 +87,19 @@ class Intents:
             return await self._until(verb, name, _is_down)
         old = before.start_id if before and verb == "restart" else ""
         return await self._until(verb, name, lambda status: _came_up(status, old))
+
+    async def _consider(self, name: str) -> None:
+        status = self._reconciler.observed.get(name)
+        spec = (self._reconciler.desired or {}).get(name)
+        if self._foresee is None or status is None or spec is None:
+            return
+        # Nothing runs that could be lost: then nothing has to be looked at.
+        if status.phase not in SERVING or not status.managed:
+            return
+        prospect = await asyncio.to_thread(self._foresee, spec, status)
+        refused = refusal(status, prospect)
+        if refused is not None:
+            raise RefusedError(refused.message, hint=refused.hint)
 
     def _post(self, verb: VerbName, name: str, before: InstanceStatus | None) -> None:
         spec = (self._reconciler.desired or {}).get(name)

@@ -22,6 +22,7 @@ from orchestrator.core.cause import Cause, Evidence, condemned, judge
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.runtime import ports
+from orchestrator.runtime.beat import on_beat
 from orchestrator.runtime.identity import boot_clock, read_stat
 from orchestrator.runtime.logs import Logs, last_lines
 from orchestrator.runtime.oom import OomWatch
@@ -307,9 +308,15 @@ async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs)
 
 
 async def _until_due(watched: Watched, share: float = 1.0) -> None:
-    """Until that share of the interval has passed: of the one that is declared by then."""
+    """Until that share of the interval has passed, of the one that is declared by then; to the
+    beat, so that dozens of instances do not wake the daemon each for itself."""
     began = time.monotonic()
-    while (left := began + share * watched.spec().liveness.interval - time.monotonic()) > 0:
+
+    def due() -> float:
+        interval = watched.spec().liveness.interval
+        return on_beat(began + share * interval, tolerance=interval / 8)
+
+    while (left := due() - time.monotonic()) > 0:
         watched.retuned.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):

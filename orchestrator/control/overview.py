@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.control.applied import AppliedSet
 from orchestrator.control.attachment import ignored_settings
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.core.report import instance_rows, status_document
-from orchestrator.core.status import ALIVE
+from orchestrator.core.report import Usage, instance_rows, status_document
+from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.status import ALIVE, InstanceStatus, ProcessRef
 from orchestrator.runtime.files import is_stale
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.usage import UsageMeter
+
+FILES_EVERY = 1.0
+"""Seconds between two looks at whether files of instances have changed."""
 
 
 class Overview:
@@ -33,31 +37,49 @@ class Overview:
         self._describe = describe
         self._notes = notes
         self._meter = UsageMeter()
+        self._stale: dict[str, tuple[InstanceSpec, bool]] = {}
+        self._looks_again = 0.0
+
+    def usage(self) -> dict[str, Usage]:
+        """What each instance takes, by name; its CPU over the time since the last look."""
+        return self._meter.read(*processes(self._reconciler.observed.values()))
+
+    def _stale_now(self) -> dict[str, bool]:
+        """Whose files are others on disk now: looked at once a second, however many ask."""
+        now = boot_clock()
+        if now >= self._looks_again:
+            self._stale, self._looks_again = {}, now + FILES_EVERY
+        for name, status in self._reconciler.observed.items():
+            known = self._stale.get(name)
+            if status.phase not in ALIVE or not status.managed:
+                self._stale.pop(name, None)
+            elif known is None or known[0] is not status.spec:
+                self._stale[name] = (status.spec, is_stale(status.spec))
+        return {name: stale for name, (_, stale) in self._stale.items()}
+
+    def missing(self) -> list[str]:
+        """What is not as declared, or not ready yet, a line each: nothing while converged.
+
+        Reads no process table and no file: it may be asked after every pass.
+        """
+        state = self._reconciler.state
+        invalid = [f"{one.file} is invalid" for one in self._applied.reports() if not one.ok]
+        if state.converged or state.missing or invalid:
+            return [*state.missing, *invalid]
+        known = self._reconciler.desired is not None
+        return ["it begins" if known else "it is not known what is applied: apply, or down"]
 
     def status(self) -> dict[str, Any]:
         """The document of `status --json`."""
         observed = self._reconciler.observed
         desired = self._reconciler.desired or {}
-        leaders = {
-            name: status.process for name, status in observed.items() if status.process is not None
-        }
-        foreign = {
-            name: status.attached.pid
-            for name, status in observed.items()
-            if status.attached is not None and status.attached.pid is not None
-        }
-        stale = {
-            name: is_stale(status.spec)
-            for name, status in observed.items()
-            if status.phase in ALIVE and status.managed
-        }
         rows = instance_rows(
             desired,
             observed,
             self._reconciler.plan,
             now=boot_clock(),
-            usage=self._meter.read(leaders, foreign),
-            stale=stale,
+            usage=self.usage(),
+            stale=self._stale_now(),
         )
         warnings = [*self._applied.warnings(), *self._notes()]
         warnings += [
@@ -76,3 +98,17 @@ class Overview:
             warnings=warnings,
         )
         return {**document, "applied": self._reconciler.number}
+
+
+def processes(
+    observed: Iterable[InstanceStatus],
+) -> tuple[dict[str, ProcessRef], dict[str, int]]:
+    """The processes of ours, and the pids of servers that were attached to, by instance."""
+    ours: dict[str, ProcessRef] = {}
+    theirs: dict[str, int] = {}
+    for status in observed:
+        if status.process is not None:
+            ours[status.name] = status.process
+        elif status.attached is not None and status.attached.pid is not None:
+            theirs[status.name] = status.attached.pid
+    return ours, theirs

@@ -6,46 +6,18 @@ now, and what the server says that it has. It posts what it sees and does as `mo
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.model_board import Board
 from orchestrator.control.model_upkeep import Calls, Upkeep
 from orchestrator.control.model_work import Bench
+from orchestrator.control.served import Served
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.spec import InstanceSpec, ModelSet
-from orchestrator.core.status import ModelStatus
+from orchestrator.core.spec import ModelSet
 from orchestrator.runtime.ollama_server import OllamaServer
 from orchestrator.runtime.runners import Runners
-
-
-def _no_rows() -> tuple[ModelStatus, ...]:
-    return ()
-
-
-def _nobody() -> None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A run of an instance whose models are to be kept. `spec` is asked anew each time.
-
-    `rows` is what the status has of its models. `ready` is set once its server answers and is
-    known to be the right one. `managed` is False for a server that was attached to: nothing is
-    ever deleted there. `pid` is the server's now, where it is known.
-    """
-
-    name: str
-    start_id: str
-    spec: Callable[[], InstanceSpec]
-    managed: bool = True
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    rows: Callable[[], tuple[ModelStatus, ...]] = _no_rows
-    pid: Callable[[], int | None] = _nobody
 
 
 class Provisioner:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.control.in_between import Glimpse
 from orchestrator.core.resolve import digest_of
@@ -60,6 +60,18 @@ def read_files(sources: Iterable[AppliedSource]) -> list[Reading]:
                 path = os.path.join(source.path, name)
                 readings[path] = _read(path, source)
     return list(readings.values())
+
+
+def as_drafted(readings: Iterable[Reading], drafts: Mapping[str, bytes]) -> list[Reading]:
+    """As they would be if these texts, by file, were saved: those files last, so that of two files
+    which contradict each other it is theirs that is blamed."""
+    drafted = [
+        replace(reading, data=drafts[reading.file], error="", written=False)
+        if reading.file in drafts
+        else reading
+        for reading in readings
+    ]
+    return sorted(drafted, key=lambda reading: reading.file in drafts)
 
 
 def folders_without(sources: Iterable[AppliedSource], readings: Sequence[Reading]) -> list[Reading]:

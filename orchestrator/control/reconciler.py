@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from uuid import uuid4
@@ -16,6 +17,7 @@ from uuid import uuid4
 from orchestrator.control.adoption import runs_as
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
+from orchestrator.control.tally import Tally
 from orchestrator.core.admission import Budget, BudgetNow
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.fold import fold
@@ -66,6 +68,7 @@ class Reconciler:
         self.plan = Plan()
         self.state = Convergence(converged=False, settled=False)
         self.store_error = ""
+        self.tally = Tally()
         self._unsaved: list[Event] = []
         self._waits: dict[str, str] = {}
         """What each instance waits for that could not be started for it, in words."""
@@ -97,6 +100,7 @@ class Reconciler:
 
     def step(self) -> float | None:
         """One pass. Returns when to look again (boot clock) though nothing happens."""
+        began = time.perf_counter()
         events: list[Event] = []
         for item in self._bus.drain():
             if isinstance(item, NewDesired):
@@ -116,6 +120,8 @@ class Reconciler:
             self._act(action, start_id)
         self._have_looked([event.instance for event in events if event.type is EventType.LOOK])
         self._bus.publish(events)
+        apart = self.desired is not None and not self.state.converged
+        self.tally.passed(time.perf_counter() - began, apart_since=boot_clock() if apart else None)
         return self.plan.wake_at
 
     def _fold(self, event: Event, events: list[Event]) -> None:
@@ -126,6 +132,7 @@ class Reconciler:
             ended = str(event.data.get("ended", event.message))
             event = replace(event, reason=status.reason, message=ended)
         self.observed = fold(self.observed, event)
+        self.tally.fold(event, status, self.observed.get(event.instance))
         events.append(event)
 
     def _said_before(self, event: Event) -> Event:

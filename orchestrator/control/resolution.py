@@ -25,16 +25,18 @@ from orchestrator.core.profile import OllamaConfig
 from orchestrator.core.promise import Promises
 from orchestrator.core.resolve import (
     EngineKey,
-    ResolvedFile,
     Surroundings,
     needed_engines,
     resolve_profile,
 )
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.union import unite
 from orchestrator.discovery.places import locations, ollama_store
 from orchestrator.discovery.scan import inspect, scan
 from orchestrator.errors import InputError
+from orchestrator.runtime import cpu_limit
+from orchestrator.runtime.addresses import is_foreign
 from orchestrator.runtime.files import named_files
 from orchestrator.runtime.state import AppliedSource
 
@@ -69,6 +71,8 @@ class Machine:
     """The memory that there is; None where that is not asked."""
     forced: bool = False
     """What does not fit into memory is only warned of."""
+    doubting: bool = False
+    """What is valid and most likely not meant is warned of, too."""
 
 
 def resolve_readings(readings: Sequence[Reading], machine: Machine) -> Resolution:
@@ -159,6 +163,8 @@ def _surroundings(
             for key in needed_engines(profile.config)
         },
         host=source.env.get("ORCHESTRATE_HOST") or "127.0.0.1",
+        is_foreign=is_foreign if machine.doubting else None,
+        threads=cpu_limit.default_threads(source.env.get(cpu_limit.VARIABLE)),
         cwd=machine.run_dir,
         ports=chooser,
         gateway=(sys.executable, "-P", "-m", "orchestrator.gateway"),

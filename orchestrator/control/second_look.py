@@ -7,13 +7,12 @@ of that is the plan's to decide. A look that fails says so, and goes on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine, Generator, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from orchestrator.control.applied import AppliedSet
-from orchestrator.control.bus import Bus, Subscription
+from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.event import Event, EventType
@@ -38,18 +37,9 @@ def looks(
         yield going_on(look, name, bus), name
 
 
-@contextlib.contextmanager
-def _listening(bus: Bus) -> Generator[Subscription]:
-    subscription = bus.subscribe()
-    try:
-        yield subscription
-    finally:
-        bus.unsubscribe(subscription)
-
-
 async def _choose_ports_anew(bus: Bus, reconciler: Reconciler, applied: AppliedSet) -> None:
     """An automatic port that a stranger took in the meantime is given up for another."""
-    with _listening(bus) as subscription:
+    with bus.listening() as subscription:
         # One may have failed before anybody listened here.
         failed = list(reconciler.observed)
         while True:
@@ -65,7 +55,7 @@ async def _choose_ports_anew(bus: Bus, reconciler: Reconciler, applied: AppliedS
 
 async def _find_promised_models(bus: Bus, reconciler: Reconciler, applied: AppliedSet) -> None:
     """A model that a llama-server waits for is looked for once its Ollama instance has it."""
-    with _listening(bus) as subscription:
+    with bus.listening() as subscription:
         before: set[tuple[str, str, bool]] = set()
         while True:
             kept = kept_promises(reconciler.observed)
@@ -85,7 +75,7 @@ async def _find_promised_models(bus: Bus, reconciler: Reconciler, applied: Appli
 
 async def _find_mended(bus: Bus, reconciler: Reconciler) -> None:
     """What failed for a file, for memory or for a port is told when that is otherwise."""
-    with _listening(bus) as subscription:
+    with bus.listening() as subscription:
         looking = _Looking()
         while True:
             hanging = [status for status in reconciler.observed.values() if _hangs(status)]

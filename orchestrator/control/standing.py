@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.control.in_between import Glimpse
 from orchestrator.control.reading import Reading
@@ -13,7 +12,7 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.problem import Place, Problem
 from orchestrator.core.reference import env_names
 from orchestrator.core.report import ProfileReport
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import Desired
 from orchestrator.core.union import Conflict, unite
 
@@ -64,13 +63,13 @@ class Standing:
         for file in self._good.values():
             wrong = self._wrong.get(file.file)
             problems = wrong.problems if wrong else ()
-            errors = tuple(_shown(problem) for problem in problems)
+            errors = tuple(problem.shown() for problem in problems)
             found[file.file] = ProfileReport(
                 file.name, file.file, file.revision, not errors, errors
             )
         for path, wrong in self._wrong.items():
             if path not in found:
-                errors = tuple(_shown(problem) for problem in wrong.problems)
+                errors = tuple(problem.shown() for problem in wrong.problems)
                 found[path] = ProfileReport("", path, "", False, errors)
         return list(found.values())
 
@@ -159,11 +158,6 @@ class Standing:
         elif known is not None:
             message = f"{reading.file} is valid again"
             yield Event(EventType.PROFILE_OK, message=message)
-
-
-def _shown(problem: Problem) -> dict[str, Any]:
-    """For everybody who asks: without the line itself, which may hold a secret."""
-    return {key: value for key, value in problem.as_json().items() if key != "source"}
 
 
 def _as_of_an_edit(problem: Problem, shell: Mapping[str, str]) -> Problem:

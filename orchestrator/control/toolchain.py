@@ -87,6 +87,11 @@ class Toolchain:
             self._gpus[key] = list_gpus(found, env)
         return self._gpus[key]
 
+    def known_gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that was listed so far, as it was then."""
+        by_index = {gpu.index: gpu for listed in self._gpus.values() for gpu in listed}
+        return tuple(by_index[index] for index in sorted(by_index))
+
     def gpu_totals(self) -> dict[int, int]:
         """Bytes of every GPU that was listed so far."""
         return {gpu.index: gpu.total for listed in self._gpus.values() for gpu in listed}

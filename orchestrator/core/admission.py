@@ -175,16 +175,18 @@ def _without(budget: Budget, gone: InstanceStatus | None) -> Budget:
 
 
 def excesses(desired: Desired, budget: Budget) -> list[Excess]:
-    """Where what is declared is clearly too much, were nothing else there: one for each place."""
+    """Where what is declared is clearly too much, were nothing else there: in each place, those
+    that are too large by themselves, else all of them together."""
     found: list[Excess] = []
     for place, room in budget.rooms.items():
         known = {name: spec.demand for name, spec in desired.items() if spec.demand is not None}
-        for name, demand in known.items():
-            if (alone := _sum([demand], place)) > room.total:
-                found.append(_excess(name, {name: int(alone)}, place, room))
-                break
-        else:
-            found += _together(known, place, room)
+        alone = {name: _sum([demand], place) for name, demand in known.items()}
+        large = [
+            _excess(name, {name: int(size)}, place, room)
+            for name, size in alone.items()
+            if size > room.total
+        ]
+        found += large or _together(known, place, room)
     return found
 
 
@@ -213,14 +215,15 @@ def _excess(name: str, shares: Mapping[str, int], place: int, room: Room) -> Exc
 def _sum(demands: Iterable[Demand], place: int) -> float:
     """What is beyond doubt of several demands: each mapped file once."""
     total = 0.0
-    mapped: dict[str, int] = {}
+    mapped: dict[str, float] = {}
     for demand in demands:
         certain = _certain(demand, place)
         if place == HOST and demand.least is None:
-            mapped.update(demand.mapped)
+            for path, size in demand.mapped.items():
+                mapped[path] = max(_counted(demand, size), mapped.get(path, 0.0))
             certain -= _counted(demand, sum(demand.mapped.values()))
         total += certain
-    return total + sum(mapped.values()) * (1.0 - DOUBT)
+    return total + sum(mapped.values())
 
 
 def _certain(demand: Demand, place: int) -> float:

@@ -127,12 +127,13 @@ def _judged(evidence: Evidence) -> Cause:
     if evidence.oom:
         return _out_of_memory(evidence, _KILLED_FOR[evidence.oom], "", held=evidence.peak)
     if evidence.signal in SENT:
-        return Cause("crashed", _told(evidence, telling(evidence.lines)), _hint(evidence.signal))
+        # Whoever sent it, the engine knows nothing of why.
+        return Cause("crashed", evidence.ended, _hint(evidence.signal))
     for rule in RULES:
         line = _first_match(rule, evidence)
         if line:
             return _by_rule(rule, line, evidence)
-    told = _told(evidence, telling(evidence.lines))
+    told = _told(evidence, _last_words(evidence))
     if evidence.taken and not evidence.was_ready:
         return _taken(evidence, told)
     if not evidence.was_ready and evidence.signal == "SIGILL":
@@ -164,10 +165,20 @@ def hint_of(reason: str) -> str:
 
 def telling(lines: tuple[str, ...]) -> str:
     """The line that most likely says why: the last that speaks of an error, else the last."""
-    for line in reversed(lines):
-        if "error" in line.lower() or "failed" in line.lower():
-            return said(line)
-    return said(lines[-1]) if lines else ""
+    return complaint(lines) or (said(lines[-1]) if lines else "")
+
+
+def complaint(lines: tuple[str, ...]) -> str:
+    """The last line that speaks of an error; empty where none does."""
+    return next((said(line) for line in reversed(lines) if _COMPLAINS.search(line)), "")
+
+
+_COMPLAINS = re.compile(
+    r"\b(?:error|fail|fatal|panic|abort|assert|terminate called|exception|cannot|unable)"
+    r"|^\d+(?:\.\d+){3} [EF] ",
+    re.IGNORECASE,
+)
+"""What a line holds that is no report of something else: the words, or the gravity that it has."""
 
 
 _STAMP = re.compile(r"^\d+(?:\.\d+){3} [A-Z] +")
@@ -191,6 +202,14 @@ def _of(reason: str, message: str, *, hint: str = "", permanent: bool | None = N
 
 def _told(evidence: Evidence, line: str) -> str:
     return f"{evidence.ended}: {line}" if line and evidence.code != 0 else evidence.ended
+
+
+def _last_words(evidence: Evidence) -> str:
+    """What the engine said of its end. Of a signal it says nothing but in a line on an error: its
+    last one is about something else."""
+    if not evidence.signal:
+        return telling(evidence.lines)
+    return complaint(evidence.lines[-LAST_WORDS:] if evidence.was_ready else evidence.lines)
 
 
 _NOT_RUN = (126, 127)

@@ -165,6 +165,14 @@ RULES: tuple[Rule, ...] = (
         r"|while handling (argument|environment variable) \""
         r"|^Error: (unknown|invalid argument).* flag",
     ),
+    Rule(
+        reason="bad-flag",
+        says=r"^error: the supplied chat template is not supported"
+        r"|common_chat_templates_init: error: |chat template parsing error: ",
+        what="the chat template cannot be used",
+        hint="mend what `chat-template` or `chat-template-file` gives, or leave it out; "
+        "`jinja: false` does without that of the model",
+    ),
     # --- its program -----------------------------------------------------------------------------
     Rule(
         reason="binary-incompatible",

@@ -16,6 +16,7 @@ from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
 from orchestrator.core.spec import Command, Demand, InstanceSpec, ModelOrigin, ModelSet, ModelSpec
 from orchestrator.core.units import format_duration, format_size
+from orchestrator.core.wording import as_written
 
 LIVE_FIELDS = tuple(name for name, kind in SPEC_FIELDS.items() if kind is LIVE)
 """Fields of `InstanceSpec` that never reach the process."""
@@ -31,19 +32,12 @@ class Drift:
     kind: FieldClass = FieldClass.RESTART
 
     def __str__(self) -> str:
-        have, want = _words(self.have), _words(self.want)
+        have, want = as_written(self.have), as_written(self.want)
         if have is None:
             return f"{self.field}: {want} (new)"
         if want is None:
             return f"{self.field}: {have} (gone)"
         return f"{self.field}: {have} -> {want}"
-
-
-def _words(value: Any) -> Any:
-    """Lists as people write them; everything else as it is."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return value
 
 
 def process_drift(

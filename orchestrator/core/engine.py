@@ -30,7 +30,8 @@ class LaunchRequest:
 
     `layers` are merged in order, the last wins. `folder` is what relative path flags are relative
     to. `cwd` is where the process will run. `args` are passed on raw, at `args_path`. `store` is
-    the caller's folder of models, for an engine that keeps its own.
+    the caller's folder of models, for an engine that keeps its own. `threads` is how many it is to
+    have when nothing declared says it; None leaves that to the engine.
     """
 
     host: str
@@ -45,6 +46,7 @@ class LaunchRequest:
     mmproj_path: str | None = None
     alias: str = ""
     store: str = ""
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.core.spec import InstanceSpec
@@ -108,6 +109,7 @@ def is_transient(kind: str, reason: str, data: Mapping[str, Any]) -> bool:
     return kind in TRANSIENT or reason == STEADY or bool(data.get(AGAIN))
 
 
+@lru_cache(maxsize=4096)
 def timestamp(seconds: float) -> str:
     """Wall-clock seconds as `2026-01-01T00:00:00.123Z`."""
     moment = datetime.fromtimestamp(seconds, tz=UTC)

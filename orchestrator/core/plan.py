@@ -295,7 +295,7 @@ def preview(
         for name, status in observed.items()
     }
     plan = make_plan(desired, renewed, now)
-    planned = {action.instance: action for action in plan.actions}
+    planned = {action.instance: _as_tried(action, observed) for action in plan.actions}
     for name, why in plan.pending.items():
         drift = () if name in observed else holding(desired[name])
         status = observed.get(name)
@@ -304,6 +304,16 @@ def preview(
         planned[name] = Action(verb, name, desired[name], drift, message=why.message)
     leaving = [action for name, action in planned.items() if name not in desired]
     return (*leaving, *(planned[name] for name in desired if name in planned))
+
+
+def _as_tried(action: Action, observed: Observed) -> Action:
+    """Of a change that was tried already, what came of it is said before it is tried again."""
+    status = observed.get(action.instance)
+    if status is None or status.rejected is None or action.spec is None:
+        return action
+    if not is_rejected(action.spec, status):
+        return action
+    return replace(action, message=f"tried and undone: {status.rejected.message}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,10 @@ class Problem:
             "source": self.place.source,
         }
 
+    def shown(self) -> dict[str, Any]:
+        """For everybody who asks: without the line itself, which may hold a secret."""
+        return {key: value for key, value in self.as_json().items() if key != "source"}
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'port'?` when something known is near, else an empty string."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from orchestrator.core.event import timestamp
@@ -24,10 +25,12 @@ from orchestrator.core.status import (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process group takes: resident bytes, and percent of one core."""
+    """What a process group takes: resident bytes, percent of one core, and the seconds of CPU that
+    it has taken in all, which never fall."""
 
     memory_bytes: int = 0
     cpu_percent: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,11 @@ def _pending_row(spec: InstanceSpec, plan: Plan, status: InstanceStatus | None) 
         "restarts": status.restarts if status else 0,
         "memory_bytes": 0,
         "cpu_percent": 0.0,
+        "cpu_seconds": 0.0,
         "health": None,
         "alerts": [one.as_json() for one in status.alerts] if status else [],
         "stale": False,
-        "command": masked_argv(spec.command.argv),
+        "command": _shown_command(spec.command.argv),
         "models": _model_rows(spec, status.models if status else (), alive=False),
         "lacking": [],
         "owner": "",
@@ -151,10 +155,11 @@ def _row(
         "restarts": status.restarts,
         "memory_bytes": took.memory_bytes if alive else 0,
         "cpu_percent": round(took.cpu_percent, 1) if alive else 0.0,
+        "cpu_seconds": round(took.cpu_seconds, 2) if alive else 0.0,
         "health": status.health.as_json() if alive and status.health else None,
         "alerts": [one.as_json() for one in status.alerts],
         "stale": stale,
-        "command": masked_argv(runs.command.argv) if status.managed else [],
+        "command": _shown_command(runs.command.argv) if status.managed else [],
         "models": _model_rows(spec, status.models, alive=status.phase in ALIVE),
         "lacking": [str(one) for one in lacking(spec.holds, status.models)],
         "owner": status.attached.owner if status.attached else "",
@@ -164,6 +169,16 @@ def _row(
         if status.retry_at is not None
         else None,
     }
+
+
+def _shown_command(argv: tuple[str, ...]) -> list[str]:
+    return list(_masked(argv))
+
+
+@lru_cache(maxsize=1024)
+def _masked(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Remembered: a status is made several times a second, and a command hardly ever changes."""
+    return tuple(masked_argv(argv))
 
 
 def _pid(status: InstanceStatus) -> int | None:
@@ -200,6 +215,14 @@ def _model_rows(
 def _at_rest(model: ModelStatus) -> ModelStatus:
     state = ModelState.MISSING if model.under_way else model.state
     return replace(model, state=state, loaded=False)
+
+
+def summary_line(desired: Desired, state: Convergence, invalid: Sequence[str] = ()) -> str:
+    """How many are ready, and what is missing: `1 of 2 ready: b: starting`."""
+    missing = [*state.missing, *(f"{file} is invalid" for file in invalid)]
+    ready = sum(not any(line.startswith(f"{name}: ") for line in state.missing) for name in desired)
+    said = f"{ready} of {len(desired)} ready" if desired else "nothing is declared"
+    return f"{said}: {'; '.join(missing)}" if missing else said
 
 
 def status_document(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.core.catalog import Catalog, Found, Model, Unknown, find
+from orchestrator.core.doubts import IsForeign, doubts
 from orchestrator.core.encoding import is_utf8
 from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
 from orchestrator.core.gpu import Gpu, GpuChooser
@@ -32,6 +33,7 @@ from orchestrator.core.promise import Promises, tag_or_none
 from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     GATEWAY,
     AttachMode,
@@ -55,7 +57,8 @@ class Surroundings:
     `host` is the default bind address, `cwd` where every instance will run, `store` the folder of
     the caller's Ollama models, `listening` the ports that somebody listens on. `modelfiles` are
     those that the profile names, by what it says, `promises` the models that Ollama instances of
-    the same set will bring, `gpus` what each of the engines sees, `gateway` how its program is run.
+    the same set will bring, `gpus` what each of the engines sees, `threads` how many an engine is
+    to have by default, None as many as it likes, `gateway` how the gateway's program is run.
     """
 
     catalog: Catalog
@@ -70,21 +73,9 @@ class Surroundings:
     gpus: Mapping[EngineKey, tuple[Gpu, ...]] = field(default_factory=dict[Any, tuple[Gpu, ...]])
     gpu_chooser: GpuChooser = field(default_factory=GpuChooser)
     gateway: tuple[str, ...] = ("orchestrate-gateway",)
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedFile:
-    """What one profile file means. `specs` by instance name, in the file's order.
-
-    `reads` are the other files that it says to read, with the digest of each: a change of one of
-    them is a change of the profile.
-    """
-
-    file: str
-    name: str
-    revision: str
-    specs: dict[str, InstanceSpec] = field(default_factory=dict[str, InstanceSpec])
-    reads: dict[str, str] = field(default_factory=dict[str, str])
+    threads: int | None = None
+    is_foreign: IsForeign | None = None
+    """Given where doubts are wanted as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +190,19 @@ class _Instance:
             hint = "a probe that generates something would keep it awake"
             self.issues.append(Issue((*self._path, "liveness"), message, hint, warning=True))
         files = (InputFile("model", model.path, model.identity), *launch.inputs)
+        spec = self._spec(effective, launch.command, launch.endpoint, files)
+        self._doubt(spec, model)
         return replace(
-            self._spec(effective, launch.command, launch.endpoint, files),
+            spec,
             model=config.model,
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
         )
+
+    def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:
+        if self._around.is_foreign is not None:
+            self.issues += doubts(spec, model, self._path, self._around.is_foreign)
 
     def _placing(self, effective: Effective) -> Placing:
         around = self._around
@@ -240,6 +237,7 @@ class _Instance:
             replace(effective, readiness=readiness), launch.command, launch.endpoint, launch.inputs
         )
         demand = self._placing(effective).ollama_demand()
+        self._doubt(replace(spec, attach=attach), None)
         return replace(spec, attach=attach, holds=holds, demand=demand)
 
     def _ollama_launch(
@@ -341,6 +339,7 @@ class _Instance:
             # A missing model is an issue already; the flags are checked all the same.
             model_path=model.path if model is not None else None,
             mmproj_path=mmproj,
+            threads=self._around.threads,
         )
 
     def _spec(

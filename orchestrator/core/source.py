@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 
 from orchestrator.core.problem import Path, Place, Problem
 
@@ -14,11 +15,6 @@ _LONGEST_SOURCE = 4096
 """Characters of a line kept in a `Place`: errors travel over the control socket."""
 
 _BREAK = re.compile(r"\r\n|\r|\n")
-_FORBIDDEN = re.compile(
-    "[^\t\n\r\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
-"""What YAML calls unprintable; and U+0085, U+2028 and U+2029, which some take for line breaks."""
-
 _MARKS = (
     (b"\xef\xbb\xbf", "UTF-8 with a byte order mark"),
     (b"\xff\xfe\x00\x00", "UTF-32"),
@@ -68,8 +64,22 @@ def read_source(data: bytes, file: str) -> Source | Problem:
     except UnicodeDecodeError as error:
         return _undecodable(data, error.start, file)
     source = Source(file, text, _BREAK.split(text))
-    forbidden = _FORBIDDEN.search(text)
+    if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return source
+    forbidden = _forbidden().search(text)
     return source if forbidden is None else _unprintable(source, forbidden.start())
+
+
+@cache
+def _forbidden() -> re.Pattern[str]:
+    """What YAML calls unprintable; and U+0085, U+2028 and U+2029, which some take for line breaks.
+
+    To compile it takes longer than to read a profile: only for a text that Python calls unprintable
+    too, which has all of it, and more.
+    """
+    return re.compile(
+        "[^\t\n\r\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    )
 
 
 def _undecodable(data: bytes, offset: int, file: str) -> Problem:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.core.gate import overlaps
 from orchestrator.core.problem import Path
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.shared_store import Clash, clashes
 from orchestrator.core.spec import Desired, InstanceSpec
 

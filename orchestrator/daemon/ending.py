@@ -45,6 +45,10 @@ class Ending:
             if await self._instances_gone():
                 break
 
+    async def asked(self) -> None:
+        """Until somebody asks for the end."""
+        await self._asked.wait()
+
     def ask(self) -> None:
         """A signal came."""
         if self._asked.is_set() and self._stops_instances:
@@ -107,6 +111,8 @@ def signals(end: Callable[[], None], hangup: Callable[[], None]) -> Generator[No
     acts = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: hangup}
     for number, act in acts.items():
         loop.add_signal_handler(number, act)
+    # Whoever started us may have blocked them: what came meanwhile comes now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, acts)
     try:
         yield
     finally:

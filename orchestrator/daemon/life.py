@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 
 from orchestrator.control import adoption
 from orchestrator.control.applied import Accepted
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.status import ALIVE, Phase
+from orchestrator.daemon.announcing import Announcing
 from orchestrator.daemon.ending import Ending, signals
 from orchestrator.daemon.options import Options
 from orchestrator.daemon.parts import Parts
 from orchestrator.daemon.reporting import Reporting
 from orchestrator.daemon.serving import Serving
-from orchestrator.runtime.state import Store, StoreError
+from orchestrator.runtime import reaper
+from orchestrator.runtime.state import AppliedSource, Store, StoreError
 from orchestrator.settings import Settings
 
 FIRST_STARTS = 0.5
@@ -36,7 +39,8 @@ class Life:
         self._ending = Ending(
             parts.bus, parts.reconciler, parts.applied, stops_instances=options.stops_instances
         )
-        self._serving = Serving(parts, options, self._ending)
+        self._announcing = Announcing(parts, self._ending, options.notifier)
+        self._serving = Serving(parts, options, self._ending, self._announcing)
 
     async def live(self) -> None:
         """Boot, serve, end."""
@@ -53,6 +57,10 @@ class Life:
             asyncio.create_task(self._reporting.run(), name="report"),
             asyncio.create_task(parts.reconciler.run(), name="reconcile"),
         ]
+        if reaper.is_first():
+            vital.append(asyncio.create_task(reaper.reap(), name="reap"))
+        if self._options.notifier:
+            vital.append(asyncio.create_task(self._announcing.run(), name="announce"))
         try:
             # From here on: a signal during the first apply ends it as one later would.
             with signals(self._ending.ask, self._on_hangup):
@@ -100,7 +108,7 @@ class Life:
         """False when it was rejected and there is nothing else to live for."""
         options, applied = self._options, self._parts.applied
         executor, reconciler = self._parts.executor, self._parts.reconciler
-        if options.first is None:
+        if options.first is None or self._goes_on_with(options.first):
             applied.resume(nothing_runs=executor.idle)
             return True
         # What was applied before is about to be replaced: it is not started again in between.
@@ -114,6 +122,11 @@ class Life:
             return True
         applied.resume(nothing_runs=executor.idle)
         return bool(reconciler.observed) and not options.stops_instances
+
+    def _goes_on_with(self, sources: Sequence[AppliedSource]) -> bool:
+        """The same is applied already: what is held, or broken in the meantime, stays as it is."""
+        applied, forced = self._parts.applied, self._options.force
+        return self._options.continues and applied.consists_of(sources, forced=forced)
 
     async def _first_spawned(self) -> None:
         bus, reconciler = self._parts.bus, self._parts.reconciler

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.control.applied import Accepted, Rejected
 from orchestrator.core.event import Event
+from orchestrator.runtime.notify import Notifier
 from orchestrator.runtime.state import AppliedSource
 
 
@@ -21,6 +22,10 @@ class Options:
     """In the foreground: a signal ends the instances too."""
     has_terminal: bool = False
     """SIGHUP says that it was closed; else that the applied files are to be read again."""
+    continues: bool = False
+    """What is applied already, if it is just `first`, is gone on with: a restart of the daemon."""
+    notifier: Notifier = field(default_factory=Notifier)
+    """Who wants to know how the daemon is."""
     on_applied: Callable[[Accepted | Rejected], None] | None = None
     on_listening: Callable[[], None] | None = None
     on_event: Callable[[Event], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
 from orchestrator.control.applied import AppliedSet
 from orchestrator.control.bus import Bus
@@ -16,10 +17,13 @@ from orchestrator.core.gpu import held_gpus
 from orchestrator.core.promise import Promises, kept_promises
 from orchestrator.core.status import ALIVE
 from orchestrator.runtime import ports
+from orchestrator.runtime.hard_limits import delegated
 from orchestrator.runtime.identity import state_id
+from orchestrator.runtime.listening import bind_tcp
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.memory_budget import MemoryBudget
 from orchestrator.runtime.state import Store
+from orchestrator.runtime.token import kept_token
 from orchestrator.settings import Settings, inherited
 
 
@@ -29,6 +33,11 @@ class Parts:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        listen = settings.listen
+        # Before anything is started: an address that cannot be had is an error, not a surprise.
+        self.tcp = bind_tcp(listen.host, listen.port) if listen is not None else None
+        if self.tcp is not None:
+            _ = self.token
         self.owner = state_id(settings.state_dir)
         self.logs = Logs(settings.logs_dir)
         self.bus = Bus(last_id=store.last_event_id())
@@ -38,6 +47,7 @@ class Parts:
             bus=self.bus, store=store, observed=store.observed(), budget=self.budget.now
         )
         self.executor = Executor(
+            hard_limits=delegated(),
             bus=self.bus,
             logs=self.logs,
             inherited=inherited(os.environ),
@@ -55,6 +65,11 @@ class Parts:
         self.applied = AppliedSet(
             bus=self.bus, store=store, reconciler=self.reconciler, machine=self._machine
         )
+
+    @cached_property
+    def token(self) -> str:
+        """What lets in over TCP: the one that was given, else one that is kept in a file."""
+        return self.settings.token or kept_token(self.settings.token_path)
 
     def _machine(self) -> Machine:
         """What profiles are resolved against: this machine, as it is now."""

@@ -136,7 +136,18 @@ class LlamaServer:
             fixed += ["--alias", request.alias]
         if request.mmproj_path and not draft.names & _PROJECTOR:
             fixed += ["--mmproj", request.mmproj_path]
+        fixed += self._threads(request, draft)
         return (*self._launcher, *fixed, *draft.words, *request.args)
+
+    def _threads(self, request: LaunchRequest, draft: _Draft) -> list[str]:
+        """How many it is to have, unless the profile says so in whatever way, or it cannot tell."""
+        flag = self._table.by_spelling.get("--threads")
+        if request.threads is None or flag is None or flag.env in request.env:
+            return []
+        said = (*draft.names, *request.args)
+        if any(self._table.by_spelling.get(word) is flag for word in said):
+            return []
+        return ["--threads", str(request.threads)]
 
     def _render(self, setting: Setting, folder: str, draft: _Draft, findings: Findings) -> None:
         flag, path = setting.flag, setting.path

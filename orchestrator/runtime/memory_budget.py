@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.status import ALIVE, Observed
+from orchestrator.runtime import cgroups
 from orchestrator.runtime.identity import all_stats
 from orchestrator.runtime.usage import tree
 
-CGROUPS = "/sys/fs/cgroup"
 VARIABLE = "ORCHESTRATE_MEMORY"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -48,7 +48,7 @@ class MemoryBudget:
     def _host(self) -> Room:
         room = machine_room()
         with contextlib.suppress(OSError):
-            for inner in cgroup_rooms(CGROUPS, read_membership(), below=room.total):
+            for inner in cgroup_rooms(cgroups.ROOT, cgroups.membership(), below=room.total):
                 room = _narrower(room, inner)
         if self._cap is None or self._cap >= room.total:
             return room
@@ -85,7 +85,7 @@ class MemoryBudget:
 def machine_room() -> Room:
     """The machine's memory. Raises OSError where it cannot be read."""
     found: dict[str, int] = {}
-    with _opened("/proc/meminfo") as file:
+    with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             key, _, rest = line.partition(":")
             if key in ("MemTotal", "MemAvailable"):
@@ -95,78 +95,13 @@ def machine_room() -> Room:
     return Room(found["MemTotal"], found.get("MemAvailable", found["MemTotal"]))
 
 
-def read_membership(path: str = "/proc/self/cgroup") -> str:
-    """Which cgroups this process is in. Raises OSError."""
-    with _opened(path) as file:
-        return file.read()
-
-
-def _opened(path: str) -> TextIO:
-    """Folders have names in any encoding, and find their way back as they came."""
-    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
-
-
 def cgroup_rooms(root: str, membership: str, *, below: int) -> Iterator[Room]:
     """The room in each cgroup that a process is in, or that is above one of these, and whose limit
-    is below so many bytes.
-
-    `membership` is the content of `/proc/self/cgroup`. What is cached of files counts as free, for
-    it is given up when it is needed.
+    is below so many bytes. `membership` is the content of `/proc/self/cgroup`.
     """
-    for line in membership.split("\n"):
-        if line.count(":") < 2:
-            continue
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            names = _Names("memory.max", "memory.current", "")
-            yield from _rooms(_above(root, path), names, below)
-        elif "memory" in controllers.split(","):
-            folders = _above(os.path.join(root, "memory"), path)
-            names = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-            yield from _rooms(folders, names, below)
-
-
-def _above(root: str, path: str) -> list[str]:
-    parts = [part for part in path.split("/") if part]
-    return [os.path.join(root, *parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
-class _Names(NamedTuple):
-    """How a version of cgroups calls its files, and begins the sums over all that is below."""
-
-    limit: str
-    usage: str
-    sums: str
-
-
-def _rooms(folders: Iterable[str], names: _Names, below: int) -> Iterator[Room]:
-    for folder in folders:
-        total = _number(folder, names.limit)
-        if total is None or total >= below:
-            continue
-        used = _number(folder, names.usage) or 0
-        cached = _cached(folder, names.sums)
-        yield Room(total, max(total - used + min(cached, used), 0), "this cgroup")
-
-
-def _number(folder: str, name: str) -> int | None:
-    """The number in a file; None where there is none, or it is `max`."""
-    try:
-        with _opened(os.path.join(folder, name)) as file:
-            text = file.read().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
-
-
-def _cached(folder: str, prefix: str) -> int:
-    wanted = {f"{prefix}active_file", f"{prefix}inactive_file"}
-    try:
-        with _opened(os.path.join(folder, "memory.stat")) as file:
-            rows = (line.split() for line in file)
-            return sum(int(row[1]) for row in rows if row[0] in wanted)
-    except (OSError, IndexError, ValueError):
-        return 0
+    for folder in cgroups.folders(membership, "memory", root):
+        if (room := cgroups.memory_room(folder, below=below)) is not None:
+            yield Room(room.total, room.free, "this cgroup")
 
 
 def _narrower(one: Room, other: Room) -> Room:
@@ -201,7 +136,7 @@ def _taken(observed: Observed) -> dict[str, int]:
 
 def _own_pages(pid: int) -> int | None:
     try:
-        with _opened(f"/proc/{pid}/statm") as file:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             _, resident, shared, *_ = map(int, file.read().split())
     except (OSError, ValueError):
         return None

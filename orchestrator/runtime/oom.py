@@ -7,7 +7,6 @@ all such kills. Each may be unreadable; then the next is asked.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
@@ -15,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.core.cause import OomKind
+from orchestrator.runtime import cgroups
 
-_ROOTS = {"memory": ("/sys/fs/cgroup/memory",), "": ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")}
 _SLACK = 5.0
 """Seconds that the clock of the kernel's record may be off."""
 _MOST_RECORDS = 100_000
@@ -60,7 +59,7 @@ class OomWatch:
         recorded, group = _recorded(self.pid, self._began - _SLACK)
         if group and not any(one.endswith(group) for one in self._groups):
             # It was moved there since the last look.
-            self._groups = _folders(f"memory:{group}") or _folders(f":{group}")
+            self._groups = _counting(f"0:memory:{group}") or _counting(f"0::{group}")
         if recorded:
             return recorded
         if not self._groups:
@@ -81,65 +80,41 @@ class OomWatch:
 def groups_of(pid: int) -> list[str]:
     """The folders of its control groups that count memory, its own first, then what they are in."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
-            lines = file.read().splitlines()
+        return _counting(cgroups.membership(pid))
     except OSError:
         return []
-    return [folder for line in lines for folder in _folders(line.partition(":")[2])]
 
 
-def _folders(line: str) -> list[str]:
-    """Of `controllers:path`, as a line of `/proc/PID/cgroup` has it behind its number."""
-    controllers, _, path = line.partition(":")
-    found: list[str] = []
-    for controller, roots in _ROOTS.items():
-        if controller in controllers.split(","):
-            found += [folder for root in roots for folder in _upwards(root, path)]
-    return found
-
-
-def _upwards(root: str, path: str) -> Iterator[str]:
-    """The group and all that it is in, as far as they are seen from here and count memory."""
-    folder = os.path.normpath(root + path)
-    if not os.path.isdir(folder):
-        # Without a namespace of its own, a container sees its group as the root.
-        folder = root
-    while folder.startswith(root):
-        if any(os.path.exists(os.path.join(folder, name)) for name in _COUNTERS):
-            yield folder
-        folder = os.path.dirname(folder)
+def _counting(said: str) -> list[str]:
+    return [
+        folder
+        for folder in cgroups.folders(said, "memory")
+        if any(os.path.exists(os.path.join(folder, name)) for name in _COUNTERS)
+    ]
 
 
 _COUNTERS = ("memory.events", "memory.oom_control")
 
 
 def _count(group: str) -> _Count:
-    events = _numbers(f"{group}/memory.events")
+    events = cgroups.numbers(f"{group}/memory.events")
     if events:
         return _Count(events.get("oom_kill", 0), events.get("oom", 0))
     return _Count(
-        _numbers(f"{group}/memory.oom_control").get("oom_kill", 0),
-        _number(f"{group}/memory.failcnt") or 0,
+        cgroups.numbers(f"{group}/memory.oom_control").get("oom_kill", 0),
+        cgroups.number(f"{group}/memory.failcnt") or 0,
     )
-
-
-_ACCOUNTS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Limit, use, and what of that is easily given up: version 2 and version 1."""
 
 
 def total() -> int:
     """Bytes of memory that the machine has; 0 where that cannot be read."""
-    return _numbers("/proc/meminfo").get("MemTotal:", 0) * 1024
+    return cgroups.numbers("/proc/meminfo").get("MemTotal:", 0) * 1024
 
 
 def limit(groups: Iterable[str]) -> int:
     """The lowest limit of these groups in bytes; 0 where none limits more than the machine does."""
-    named = (_number(f"{group}/{name}") for group in groups for name, *_ in _ACCOUNTS)
-    lowest = min((most for most in named if most is not None), default=0)
-    return lowest if lowest < total() else 0
+    rooms = (cgroups.memory_room(group, below=total()) for group in groups)
+    return min((room.total for room in rooms if room is not None), default=0)
 
 
 def available(groups: Iterable[str]) -> int:
@@ -147,36 +122,13 @@ def available(groups: Iterable[str]) -> int:
 
     0 where that cannot be read.
     """
-    free = _numbers("/proc/meminfo").get("MemAvailable:", 0) * 1024
-    for group in groups:
-        for most_of, usage, cache in _ACCOUNTS:
-            most, used = _number(f"{group}/{most_of}"), _number(f"{group}/{usage}")
-            if most is not None and used is not None:
-                spare = _numbers(f"{group}/memory.stat").get(cache, 0)
-                free = min(free, max(most - used + spare, 0))
-    return free
+    free = cgroups.numbers("/proc/meminfo").get("MemAvailable:", 0) * 1024
+    rooms = (cgroups.memory_room(group) for group in groups)
+    return min([free, *(room.free for room in rooms if room is not None)])
 
 
 def _kills_of_the_machine() -> int:
-    return _numbers("/proc/vmstat").get("oom_kill", 0)
-
-
-def _number(path: str) -> int | None:
-    """What a file with one number says; None for none, or for `max`."""
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
-        return int(file.read())
-    return None
-
-
-def _numbers(path: str) -> dict[str, int]:
-    """What a file of names and numbers says; empty when it cannot be read."""
-    found: dict[str, int] = {}
-    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-        for line in file:
-            name, *values = line.split()
-            if values and values[0].isdigit():
-                found[name] = int(values[0])
-    return found
+    return cgroups.numbers("/proc/vmstat").get("oom_kill", 0)
 
 
 _KILLED = re.compile(r"([Oo]ut of memory).*: Killed process (\d+) ")

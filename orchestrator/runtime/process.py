@@ -20,6 +20,7 @@ from orchestrator.core.spec import Command
 from orchestrator.core.status import ProcessRef
 from orchestrator.errors import StartError
 from orchestrator.runtime import descriptors
+from orchestrator.runtime.hard_limits import joining
 from orchestrator.runtime.identity import group_members, open_verified, ref_of
 
 KILL_WAIT = 5.0
@@ -118,11 +119,17 @@ class Process:
 
 
 def spawn(
-    command: Command, *, inherited: Mapping[str, str], owner: tuple[str, str], log: int
+    command: Command,
+    *,
+    inherited: Mapping[str, str],
+    owner: tuple[str, str],
+    log: int,
+    group: str = "",
 ) -> Process:
     """Start `command` in a session of its own, its output going straight to the file `log`.
 
-    `owner` is the variable that marks it as ours. Raises `StartError` when the kernel refuses.
+    `owner` is the variable that marks it as ours, `group` the control group that it is to be in,
+    empty for that of the daemon. Raises `StartError` when the kernel refuses.
     """
     env = {**inherited, **command.env, owner[0]: owner[1]}
     try:
@@ -135,6 +142,7 @@ def spawn(
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=joining(group),
             )
     except OSError as error:
         raise _refused(command, error) from error

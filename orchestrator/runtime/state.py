@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from orchestrator.core.event import Event
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.status import InstanceStatus, Observed
 
 SCHEMA = 1
@@ -77,6 +78,12 @@ class Applied:
 @cache
 def _applied_rows() -> TypeAdapter[Applied]:
     return TypeAdapter(Applied)
+
+
+def _as_json(row: InstanceStatus | Applied) -> str:
+    """Without the adapters that read it again: a daemon that begins with nothing needs none of
+    them, and to make them takes longer than to resolve a profile. Raises ValueError."""
+    return to_json(row, inf_nan_mode="null").decode()
 
 
 class Store:
@@ -170,7 +177,7 @@ class Store:
                 self._put_applied()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO instances VALUES (?, ?)",
-                    [(s.name, _status_rows().dump_json(s).decode()) for s in changed],
+                    [(s.name, _as_json(s)) for s in changed],
                 )
                 self._db.executemany("DELETE FROM instances WHERE name = ?", [(n,) for n in gone])
                 self._insert(kept)
@@ -233,7 +240,7 @@ class Store:
         """
         self._ports.update(ports)
         try:
-            self._applied = _applied_rows().dump_json(applied).decode()
+            self._applied = _as_json(applied)
             with self._db:
                 self._put_applied()
         except (sqlite3.Error, ValueError) as error:

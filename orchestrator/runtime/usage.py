@@ -8,23 +8,32 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.core.report import Usage
 from orchestrator.core.status import ProcessRef
-from orchestrator.runtime.identity import ProcStat, all_stats
+from orchestrator.runtime.identity import ProcStat, all_pids, read_stat
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 MIN_SPAN = 0.25
 """Seconds between two samples: CPU over a shorter span is noise."""
 
+WHOLE_EVERY = 60.0
+"""Seconds after which every process is looked at again: its number may be another's by then."""
+
 _Key = ProcessRef | int
 """Whose usage: a group of ours by its leader, somebody else's process by its pid."""
 
 
 class UsageMeter:
-    """Sampled when somebody looks, at the cost of one reading of the process table."""
+    """Sampled when somebody looks. The first time that costs one reading of the process table;
+    after that a look at those that count, and at those that are new."""
 
     def __init__(self) -> None:
+        self._strangers: set[int] = set()
+        """Pids that counted for nobody when they were looked at."""
+        self._whole_at = float("-inf")
+        self._keys: dict[str, _Key] = {}
         self._taken_at = 0.0
         self._ticks: dict[_Key, int] = {}
+        self._spent: dict[_Key, int] = {}
         self._last: dict[str, Usage] = {}
 
     def read(
@@ -39,10 +48,13 @@ class UsageMeter:
         now = time.monotonic()
         if now - self._taken_at < MIN_SPAN and keys.keys() == self._last.keys():
             return self._last
-        stats = all_stats()
+        stats = self._stats(now, anew=keys != self._keys)
+        self._keys = keys
         span = now - self._taken_at
         found: dict[str, Usage] = {}
         ticks: dict[_Key, int] = {}
+        spent: dict[_Key, int] = {}
+        counted: set[int] = set()
         groups: dict[int, list[ProcStat]] = {}
         for stat in stats:
             groups.setdefault(stat.group, []).append(stat)
@@ -51,10 +63,26 @@ class UsageMeter:
             ticks[key] = sum(stat.cpu_ticks for stat in own)
             before = self._ticks.get(key)
             busy = 0 if before is None else max(ticks[key] - before, 0)
+            # What a member has used that has ended since is not to be seen any more, but was used.
+            spent[key] = self._spent.get(key, ticks[key] - busy) + busy
             memory = sum(stat.rss_pages for stat in own) * _PAGE
-            found[name] = Usage(memory, 100.0 * busy / _TICKS / span if span else 0.0)
-        self._taken_at, self._ticks, self._last = now, ticks, found
+            percent = 100.0 * busy / _TICKS / span if span else 0.0
+            found[name] = Usage(memory, percent, spent[key] / _TICKS)
+            counted.update(stat.pid for stat in own)
+        self._strangers.update(stat.pid for stat in stats if stat.pid not in counted)
+        self._taken_at, self._last = now, found
+        self._ticks, self._spent = ticks, spent
         return found
+
+    def _stats(self, now: float, *, anew: bool) -> list[ProcStat]:
+        """All but known strangers; `anew` when other processes count than before."""
+        if anew or now - self._whole_at >= WHOLE_EVERY:
+            self._strangers.clear()
+            self._whole_at = now
+        pids = set(all_pids())
+        self._strangers &= pids
+        stats = (read_stat(pid) for pid in pids - self._strangers)
+        return [stat for stat in stats if stat is not None]
 
 
 def tree(root: int, stats: Sequence[ProcStat]) -> list[ProcStat]:

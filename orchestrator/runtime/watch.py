@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
+from orchestrator.runtime.beat import until_beat
 from orchestrator.runtime.places import Places, Stamp, places_of, stamp
 
 RECHECK = 2.0
@@ -126,5 +127,6 @@ def _clock() -> float:
 
 
 def _soonest(paths: list[str], due: float | None, *, sure: bool) -> float | None:
-    ends = [due, None if sure else SURE, RECHECK if paths else None]
+    recheck = until_beat(RECHECK, tolerance=RECHECK / 2) if paths else None
+    ends = [due, None if sure else SURE, recheck]
     return min((end for end in ends if end is not None), default=None)

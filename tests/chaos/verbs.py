@@ -143,7 +143,7 @@ def restart(draw: Draw) -> Fault | None:
     return Fault(
         "restart",
         f"restart {name}",
-        lambda: quietly(draw.world, "restart", name),
+        lambda: quietly(draw.world, "restart", "--force", name),
         anew={name},
         names={name},
     )

@@ -6,163 +6,21 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from starlette.routing import Route
 
-from orchestrator.api.app import MAX_BODY, Control
-from orchestrator.api.server import bind_unix, serving
-from orchestrator.control.applied import AppliedSet
-from orchestrator.control.bus import SUBSCRIBER_LIMIT, Bus, NewDesired
-from orchestrator.control.executor import Executor
-from orchestrator.control.intents import Intents
-from orchestrator.control.overview import Overview
-from orchestrator.control.reconciler import Reconciler
-from orchestrator.control.resolution import Machine
-from orchestrator.control.toolchain import Toolchain
+from orchestrator.api.answers import MAX_BODY
+from orchestrator.api.app import build
+from orchestrator.api.server import bind_unix
+from orchestrator.control.bus import SUBSCRIBER_LIMIT, NewDesired
 from orchestrator.core.event import Event, EventType
-from orchestrator.runtime.logs import Logs
-from orchestrator.runtime.state import Store
-from tests.component.test_reconciler import World
+from tests.served_api import PATIENCE, Api, chunk, chunks, run
 from tests.unit.test_plan import A, status
-
-PATIENCE = 20.0
-
-
-@dataclass
-class Answer:
-    """A whole response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> dict[str, str]:
-        assert self.headers["content-type"] == "application/json"
-        return self.json["error"]
-
-
-@dataclass
-class Api:
-    """The served application, and what stands behind it."""
-
-    path: str
-    bus: Bus
-    store: Store
-    logs: Logs
-    reconciler: Reconciler
-    asked: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_unix_connection(self.path)
-
-    async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
-        (status, fields), reader, writer = await self.begin(method, path, body, **headers)
-        chunked = fields.get("transfer-encoding") == "chunked"
-        try:
-            async with asyncio.timeout(PATIENCE):
-                rest = await (_chunks(reader) if chunked else reader.read())
-        finally:
-            writer.close()
-        return Answer(status, fields, rest)
-
-    async def begin(
-        self, method: str, path: str, body: bytes = b"", **headers: str
-    ) -> tuple[tuple[int, dict[str, str]], asyncio.StreamReader, asyncio.StreamWriter]:
-        """Ask, and read no more than the head of the answer."""
-        reader, writer = await self.connect()
-        sent = {"Host": "x", "Connection": "close", "Content-Length": str(len(body))}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{k}: {v}" for k, v in sent.items()), "", ""]
-        with contextlib.suppress(ConnectionError):
-            writer.write("\r\n".join(lines).encode("latin-1") + body)
-            await writer.drain()
-        async with asyncio.timeout(PATIENCE):
-            raw = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        fields = dict(line.lower().split(": ", 1) for line in raw[1:] if line)
-        return (int(raw[0].split()[1]), fields), reader, writer
-
-    def happens(self, number: int, **more: Any) -> None:
-        """So many events, folded, saved and published."""
-        for _ in range(number):
-            self.bus.post(Event(EventType.UNREADY, "a", **more))
-        self.reconciler.step()
-
-
-async def _chunk(reader: asyncio.StreamReader) -> bytes:
-    size = int(await reader.readline(), 16)
-    return (await reader.readexactly(size + 2))[:-2]
-
-
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    """All of them, to the end of the stream."""
-    whole = b""
-    while chunk := await _chunk(reader):
-        whole += chunk
-    return whole
-
-
-@contextlib.asynccontextmanager
-async def api(folder: Path) -> AsyncGenerator[Api]:
-    path = str(folder / "control.sock")
-    store = Store.open(str(folder / "state.db"))
-    bus = Bus(last_id=store.last_event_id())
-    reconciler = Reconciler(bus=bus, store=store, observed=store.observed())
-    reconciler.attach(cast(Executor, World(bus)))
-    machine = Machine(
-        Toolchain(str(folder / "cache")), str(folder / "cache"), "/", {}, frozenset(), (1, 2)
-    )
-    applied = AppliedSet(bus=bus, store=store, reconciler=reconciler, machine=lambda: machine)
-    logs = Logs(str(folder / "logs"))
-    made = Api(path, bus, store, logs, reconciler)
-
-    def noted(word: str) -> Callable[[bool], Awaitable[None]]:
-        async def note(choice: bool) -> None:
-            made.asked.append((word, choice))
-
-        return note
-
-    control = Control(
-        bus=bus,
-        store=store,
-        logs=logs,
-        reconciler=reconciler,
-        applied=applied,
-        intents=Intents(bus, reconciler),
-        overview=Overview(
-            version="1",
-            reconciler=reconciler,
-            applied=applied,
-            describe=lambda: {"pid": 1},
-            notes=list,
-        ),
-        suspect=lambda paths: [f"has {path}" for path in paths],
-        down=noted("down"),
-        leave=noted("leave"),
-    )
-    try:
-        async with serving(control, bind_unix(path)):
-            yield made
-    finally:
-        store.close()
-
-
-def run(folder: Path, story: Callable[[Api], Coroutine[Any, Any, None]]) -> None:
-    async def all_of_it() -> None:
-        async with api(folder) as served:
-            await story(served)
-
-    asyncio.run(all_of_it())
-
 
 # --- the socket -----------------------------------------------------------------------------------
 
@@ -216,10 +74,10 @@ def test_what_is_well_says_so(tmp_path: Path) -> None:
         ("POST", "/v1/plan", b'{"sources": 7}', 400, "bad-input"),
         ("POST", "/v1/remove", b'{"profiles": 7}', 400, "bad-input"),
         ("POST", "/v1/remove", b'{"profiles": "p"}', 400, "bad-input"),
-        ("POST", "/v1/remove", b'{"profiles": ["nobody"]}', 400, "bad-input"),
+        ("POST", "/v1/remove", b'{"profiles": ["nobody"]}', 404, "not-found"),
         ("POST", "/v1/instances/a/dance", b"", 404, "not-found"),
-        ("POST", "/v1/instances/nobody/start", b"", 400, "bad-input"),
-        ("GET", "/v1/instances/nobody/logs", b"", 400, "bad-input"),
+        ("POST", "/v1/instances/nobody/start", b"", 404, "not-found"),
+        ("GET", "/v1/instances/nobody/logs", b"", 404, "not-found"),
         ("GET", "/v1/instances/..%2f..%2fetc/logs", b"", 404, "not-found"),
         ("GET", "/v1/events?after=x", b"", 400, "bad-input"),
         ("GET", "/v1/events?after=%C2%B2", b"", 400, "bad-input"),
@@ -242,7 +100,7 @@ def test_a_bad_question_is_answered_with_an_error_in_the_one_shape(
 def test_a_body_without_end_is_refused_before_it_ends(tmp_path: Path) -> None:
     async def story(served: Api) -> None:
         head = await asyncio.to_thread(_flood, served.path)
-        assert head.startswith(b"HTTP/1.1 400 ")
+        assert head.startswith(b"HTTP/1.1 413 ")
         assert (await served.ask("GET", "/healthz")).status == 200
 
     run(tmp_path, story)
@@ -304,6 +162,71 @@ def test_the_ways_to_end_are_passed_on(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
+def test_every_route_is_told_of_and_all_that_is_told_of_is_served(tmp_path: Path) -> None:
+    async def story(served: Api) -> None:
+        told = (await served.ask("GET", "/openapi.json")).json
+        assert served.doors is not None
+        routes = {
+            (route.path.replace(":path}", "}"), method.lower())
+            for route in build(served.doors.operations).routes
+            if isinstance(route, Route)
+            for method in (route.methods or set()) - {"HEAD"}
+        }
+        assert routes == {(path, one) for path, methods in told["paths"].items() for one in methods}
+        named = json.dumps(told)
+        for schema in re.findall(r'"#/components/schemas/(\w+)"', named):
+            assert schema in told["components"]["schemas"]
+        ids = [one["operationId"] for methods in told["paths"].values() for one in methods.values()]
+        assert len(ids) == len(set(ids))
+
+    run(tmp_path, story)
+
+
+def test_only_the_head_of_a_stream_has_an_end(tmp_path: Path) -> None:
+    async def story(served: Api) -> None:
+        for path in ("/v1/events", "/v1/status?follow=1", "/healthz", "/v1/status"):
+            answer = await served.ask("HEAD", path)
+            assert (answer.status, answer.body) == (200, b""), path
+        assert (await served.ask("GET", "/healthz/")).status == 404
+        refused = await served.ask("DELETE", "/v1/profiles/p")
+        assert refused.status == 405
+        assert set(refused.headers["allow"].split(", ")) == {"get", "head", "put"}
+
+    run(tmp_path, story)
+
+
+def test_readiness_is_waited_for_and_not_longer_than_said(tmp_path: Path) -> None:
+    async def story(served: Api) -> None:
+        assert (await served.ask("GET", "/readyz?wait=1")).status == 503
+        asked = asyncio.create_task(served.ask("GET", "/readyz?wait=20"))
+        await asyncio.sleep(0)
+        served.bus.post(NewDesired({}, renew=True))
+        while not asked.done():
+            served.reconciler.step()
+            await asyncio.sleep(0.01)
+        assert asked.result().json == {"converged": True, "missing": []}
+        # Who goes away is not waited for.
+        _, writer = await served.connect()
+        writer.close()
+
+    run(tmp_path, story)
+
+
+def test_a_crowd_of_readers_is_told_all_of_it_in_fewer_pieces(tmp_path: Path) -> None:
+    async def story(served: Api) -> None:
+        readers = [await served.begin("GET", "/v1/events?after=0") for _ in range(60)]
+        served.happens(5)
+        for _, reader, writer in readers:
+            seen = b""
+            async with asyncio.timeout(PATIENCE):
+                while len(ids(seen)) < 5:
+                    seen += await chunk(reader)
+            assert ids(seen) == [1, 2, 3, 4, 5]
+            writer.close()
+
+    run(tmp_path, story)
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 
@@ -352,7 +275,7 @@ def test_what_comes_follows_what_was_each_once_and_only_what_was_asked_for(tmp_p
         seen = b""
         async with asyncio.timeout(PATIENCE):
             while len(told(seen)) < 3:
-                seen += await _chunk(reader)
+                seen += await chunk(reader)
         writer.close()
         assert ids(seen) == [2, 4, 5]
         assert [event["resume"] for event in told(seen)] == ["2", None, "5"]
@@ -370,7 +293,7 @@ def test_a_pass_that_adds_events_of_its_own_hides_none_of_those_that_waited(tmp_
         seen = b""
         async with asyncio.timeout(PATIENCE):
             while "released" not in {event["type"] for event in told(seen)}:
-                seen += await _chunk(reader)
+                seen += await chunk(reader)
         writer.close()
         assert ids(seen) == sorted(ids(seen))
         assert [event["type"] for event in told(seen)][:2] == ["unready", "released"]
@@ -386,7 +309,7 @@ def test_a_reader_that_is_too_slow_is_dropped_without_a_gap(tmp_path: Path) -> N
         for _ in range(5):
             served.happens(many)
         async with asyncio.timeout(PATIENCE):
-            seen = await _chunks(reader)
+            seen = await chunks(reader)
         writer.close()
         assert ids(seen) == list(range(1, len(ids(seen)) + 1)), "whole up to where it ends"
         assert len(ids(seen)) < 1 + 5 * many, "and it ends before the last"
@@ -429,12 +352,12 @@ def test_the_status_is_followed_with_the_events_that_changed_it(tmp_path: Path) 
     async def story(served: Api) -> None:
         served.happens(3)
         _, reader, writer = await served.begin("GET", "/v1/status?follow=1&after=1")
-        first = json.loads(await _chunk(reader))
+        first = json.loads(await chunk(reader))
         assert [event["id"] for event in first["events"]] == [2, 3]
         assert first["status"]["instances"] == []
         served.happens(2)
         async with asyncio.timeout(PATIENCE):
-            second = json.loads(await _chunk(reader))
+            second = json.loads(await chunk(reader))
         assert [event["id"] for event in second["events"]] == [4, 5]
         writer.close()
 
@@ -458,7 +381,7 @@ def test_logs_by_line_by_run_and_as_they_grow(tmp_path: Path) -> None:
         assert (await served.ask("GET", f"{logs}?previous=9")).body == b""
 
         _, reader, writer = await served.begin("GET", f"{logs}?lines=1&follow=1")
-        seen = await _chunk(reader)
+        seen = await chunk(reader)
         for more in ("second 3\n", "third 1\n"):
             if more.startswith("third"):
                 os.close(served.logs.begin("a"))
@@ -467,7 +390,7 @@ def test_logs_by_line_by_run_and_as_they_grow(tmp_path: Path) -> None:
             os.close(log)
             async with asyncio.timeout(PATIENCE):
                 while not seen.endswith(more.encode()):
-                    seen += await _chunk(reader)
+                    seen += await chunk(reader)
         assert seen == b"second 2\nsecond 3\nthird 1\n"
         writer.close()
 

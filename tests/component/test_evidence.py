@@ -45,6 +45,8 @@ def test_only_what_it_reads_is_hung_on() -> None:
     argv = ("/x/run", "--model", "/m.gguf", "--log-file", "/l.log", "--slot-save-path=/slots")
     spec = a_spec(*argv, env=env, model="/m.gguf")
     assert paths(spec, Cause("bad-flag", "x")) == {"/m.gguf", "/x/run"}
+    given = a_spec("/x/run", "--chat-template-file", "/t.jinja", "--log-file", "/l.log")
+    assert paths(given, Cause("bad-flag", "x")) == {"/x/run", "/t.jinja"}
     # What the engine has named itself counts, but for what it writes.
     words = "cannot open '/a b.json', '/l.log', '/slots/1', '/cache/y': No such file"
     assert paths(spec, Cause("crashed", words)) == {"/m.gguf", "/x/run", "/a b.json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from orchestrator.control import gauges
 from orchestrator.control.bus import Bus
 from orchestrator.control.gauges import Gauges
-from orchestrator.core.event import Event
+from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import Command, Endpoint, InstanceSpec, Limits
 from orchestrator.core.status import Alert, InstanceStatus, Phase, ProcessRef
 
@@ -20,6 +21,8 @@ LIMITS = Limits(memory_warn=1, restarts_warn=2, restarts_window=60.0)
 SPEC = InstanceSpec(
     "a", "llama-server", Command(("true",), {}, "/"), Endpoint("127.0.0.1", 1), limits=LIMITS
 )
+
+PATIENCE = 20.0
 
 OURS = ProcessRef(os.getpgrp(), 0, "")
 """A group that takes some memory: that of this test."""
@@ -71,3 +74,53 @@ def test_what_is_down_takes_nothing(clock: type[Clock]) -> None:
     looks.status = replace(looks.status, phase=Phase.STOPPED, process=None)
     clock.now += 2
     assert looks.told() == [("alert-over", "memory")]
+
+
+UNLIMITED = replace(SPEC, limits=Limits())
+
+
+class Counting(Gauges):
+    """Counts its rounds, and wakes whoever waits for one."""
+
+    def __init__(self, bus: Bus, reconciler: Any) -> None:
+        super().__init__(bus, reconciler)
+        self.rounds = 0
+        self.looked = asyncio.Event()
+
+    def look(self) -> None:
+        super().look()
+        self.rounds += 1
+        self.looked.set()
+
+    async def after_next_round(self) -> None:
+        self.looked.clear()
+        async with asyncio.timeout(PATIENCE):
+            await self.looked.wait()
+
+
+def test_nothing_wakes_up_while_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a limit is declared, which is an event; then the rounds are quick."""
+    monkeypatch.setattr(gauges, "EVERY", 0.02)
+
+    async def story() -> None:
+        bus = Bus()
+        reconciler = SimpleNamespace(observed={"a": InstanceStatus("a", Phase.READY, UNLIMITED)})
+        counting = Counting(bus, reconciler)
+        task = asyncio.create_task(counting.run())
+        await counting.after_next_round()
+        # As long as ten rounds of what has a limit would take: nothing is to be waited for.
+        await asyncio.sleep(0.2)
+        assert counting.rounds == 1
+        reconciler.observed = {"a": InstanceStatus("a", Phase.READY, SPEC)}
+        bus.publish([Event(EventType.UPDATED, "a")])
+        for _ in range(5):
+            await counting.after_next_round()
+        reconciler.observed = {}
+        await counting.after_next_round()
+        before = counting.rounds
+        await asyncio.sleep(0.2)
+        assert counting.rounds == before
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())

@@ -17,12 +17,12 @@ import pytest
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.spec import Demand
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
+from orchestrator.runtime import cgroups
 from orchestrator.runtime.memory_budget import (
     GpuTotals,
     MemoryBudget,
     cgroup_rooms,
     machine_room,
-    read_membership,
 )
 from tests.unit.test_plan import spec
 
@@ -139,7 +139,8 @@ def test_a_cgroup_may_have_any_name(tmp_path: Path) -> None:
     cgroup(tmp_path / name, memory__max=500 * MIB, memory__current=0, memory__stat="anon 7")
     membership = tmp_path / "membership"
     membership.write_bytes(os.fsencode(f"0::/{name}\nnonsense\n"))
-    found = list(cgroup_rooms(str(tmp_path), read_membership(str(membership)), below=ALL))
+    with cgroups.opened(str(membership)) as file:
+        found = list(cgroup_rooms(str(tmp_path), file.read(), below=ALL))
     assert found == [Room(500 * MIB, 500 * MIB, "this cgroup")]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.cause import Mending, Seen
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.resolve import ResolvedFile
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     Built,
     Command,

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.core.status import ProcessRef
 from orchestrator.runtime import usage
-from orchestrator.runtime.identity import read_stat, ref_of
+from orchestrator.runtime.identity import ProcStat, read_stat, ref_of
 from orchestrator.runtime.usage import UsageMeter
 
 MEGABYTE = 1 << 20
@@ -88,6 +88,27 @@ def test_cpu_is_what_was_used_since_the_last_look(monkeypatch: pytest.MonkeyPatc
         assert still < busy
 
 
+def test_the_cpu_that_was_used_in_all_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a member of the group has ended, and what it used is not to be seen any more."""
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    stats = (ProcStat(7, "a", "S", 1, 7, 7, 500, 1, 1), ProcStat(8, "b", "S", 7, 7, 7, 300, 1, 1))
+    table = {stat.pid: stat for stat in stats}
+    monkeypatch.setattr(usage, "all_pids", lambda: list(table))
+    monkeypatch.setattr(usage, "read_stat", table.get)
+    meter = UsageMeter()
+    leader = ProcessRef(7, 1, "boot")
+    ticks = os.sysconf("SC_CLK_TCK")
+    seen = [meter.read({"a": leader})["a"].cpu_seconds * ticks]
+    table[7] = replace(table[7], cpu_ticks=600)
+    seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
+    del table[8]
+    seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
+    # What one that has ended had used is missing from the sum, and not from what was counted.
+    table[7] = replace(table[7], cpu_ticks=650)
+    seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
+    assert seen == [800, 900, 900, 950]
+
+
 def test_looks_in_quick_succession_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "MIN_SPAN", 3600.0)
     meter = UsageMeter()
@@ -127,3 +148,70 @@ def test_somebody_elses_process_counts_with_all_that_descends_from_it() -> None:
         alone = stat.rss_pages * os.sysconf("SC_PAGE_SIZE")
         assert found["tests"].memory_bytes > alone / 2 + found["theirs"].memory_bytes
     assert UsageMeter().read({}, {"gone": ref.pid})["gone"] == usage.Usage(0, 0.0)
+
+
+PARENT = """
+import os, sys
+print("up", flush=True)
+for line in sys.stdin:
+    if os.fork() == 0:
+        block = b"x" * (int(line) << 20)
+        print("born", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+"""
+
+
+def test_who_is_known_to_be_a_stranger_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    read: list[int] = []
+
+    def noted(pid: int) -> ProcStat | None:
+        read.append(pid)
+        return read_stat(pid)
+
+    monkeypatch.setattr(usage, "read_stat", noted)
+    meter = UsageMeter()
+    with group(1) as (ref, _):
+        meter.read({"a": ref})
+        assert os.getpid() in read
+        read.clear()
+        meter.read({"a": ref})
+        assert ref.pid in read
+        assert os.getpid() not in read
+        read.clear()
+        # This test was a stranger, and counts now.
+        assert meter.read({"a": ref}, {"tests": os.getpid()})["tests"].memory_bytes > 0
+        read.clear()
+        monkeypatch.setattr(usage, "WHOLE_EVERY", 0.0)
+        meter.read({"a": ref}, {"tests": os.getpid()})
+        assert os.getppid() in read
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_child_that_is_born_later_counts(monkeypatch: pytest.MonkeyPatch, foreign: bool) -> None:
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    meter = UsageMeter()
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", PARENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as leader:
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+        ref = ref_of(leader.pid)
+        assert ref is not None
+
+        def took() -> int:
+            found = meter.read({}, {"a": leader.pid}) if foreign else meter.read({"a": ref})
+            return found["a"].memory_bytes
+
+        assert leader.stdout.readline() == "up\n"
+        before = took()
+        leader.stdin.write("30\n")
+        leader.stdin.flush()
+        assert leader.stdout.readline() == "born\n"
+        assert took() > before + 25 * MEGABYTE
+        os.killpg(leader.pid, 9)

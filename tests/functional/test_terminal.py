@@ -16,7 +16,8 @@ OTHER_SCREEN, BACK = "\x1b[?1049h", "\x1b[?1049l"
 
 
 def plain(said: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
+    rows = re.sub(r"\x1b\[\d+;1H", "\n", said)
+    return re.sub(r"\x1b\[[0-9;?$]*[A-Za-z]", "", rows)
 
 
 def test_apply_draws_one_block_over_itself(world: World) -> None:
@@ -38,6 +39,27 @@ def test_nothing_is_wider_than_the_terminal(world: World) -> None:
     said = world.on_a_terminal("status", columns=50)
 
     assert max(len(line) for line in plain(said).splitlines()) <= 50
+
+
+def test_long_messages_are_cut_and_told_in_full_of_what_is_named(world: World) -> None:
+    said = "error: " + " ".join(f"word{n}" for n in range(30))
+    script = world.write(
+        "broken", f'#!/bin/sh\ncase "$*" in *--port*)\necho "{said}"; exit 3\nesac\n'
+    )
+    script.chmod(0o755)
+    broken = {"binary": str(script), "restart": {"policy": "never"}}
+    world.run("apply", world.profile({"a": broken, "b": broken}), ok=False)
+
+    short = plain(world.on_a_terminal("status")).splitlines()
+    full = plain(world.on_a_terminal("status", "b")).splitlines()
+    piped = world.run("status").out
+
+    assert max(map(len, short)) <= 80
+    assert short[-1] == "not converged: a: failed; b: failed"
+    assert "word29" not in "".join(short)
+    assert max(map(len, full)) <= 80
+    assert "word29" in " ".join(full)
+    assert "word29" in piped
 
 
 def test_a_watch_gives_the_screen_back(world: World) -> None:

@@ -160,6 +160,11 @@ def test_one_that_is_larger_than_all_there_is() -> None:
     assert "--force" in excess.hint
 
 
+def test_each_that_is_larger_than_all_there_is_is_named() -> None:
+    desired = {"a": needs(20), "b": needs(1, "b"), "c": needs(17, "c")}
+    assert [one.instance for one in excesses(desired, budget(16, 16))] == ["a", "c"]
+
+
 def test_several_that_are_too_much_together_name_each_other() -> None:
     desired = {"a": needs(9), "b": needs(4, "b"), "c": needs(5, "c")}
     (excess,) = excesses(desired, budget(16, 1))

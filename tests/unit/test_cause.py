@@ -60,8 +60,28 @@ def test_what_a_server_says_of_requests_is_not_why_it_ended() -> None:
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGKILL", "SIGABRT", "SIGBUS", "signal 40"])
 def test_a_crash_names_its_signal(signal: str) -> None:
-    cause = judge(Evidence(f"killed by {signal}", None, signal, ("last words",)))
-    assert cause == Cause("crashed", f"killed by {signal}: last words", cause.hint)
+    cause = judge(Evidence(f"killed by {signal}", None, signal, ("fatal: last words",)))
+    words = ": fatal: last words" if signal != "SIGKILL" else ""
+    assert cause == Cause("crashed", f"killed by {signal}{words}", cause.hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0.00.015.084 I srv  slot release: id 3 | stop processing", ""),
+        ("0.00.015.084 I srv  done: GET /health 200", ""),
+        ("0.00.015.084 E srv  what it is about", ": srv  what it is about"),
+        ("GGML_ASSERT(n > 0) failed", ": GGML_ASSERT(n > 0) failed"),
+        ("terminate called after throwing an instance", ": terminate called after throwing an "),
+    ],
+)
+def test_of_a_crash_only_what_looks_like_an_error_is_quoted(line: str, told: str) -> None:
+    evidence = Evidence("killed by SIGSEGV", None, "SIGSEGV", (line, "I all is well"))
+    assert judge(evidence).message.startswith(f"killed by SIGSEGV{told}")
+    assert bool(told) == (": " in judge(evidence).message)
+    # What was said long ago is not about it either.
+    served = replace(evidence, lines=(line, *["request"] * 50), was_ready=True)
+    assert judge(served).message == "killed by SIGSEGV"
 
 
 def test_an_unknown_instruction_means_another_processor_only_while_it_loads() -> None:

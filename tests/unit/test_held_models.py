@@ -204,7 +204,7 @@ def test_how_models_are_held_changes_in_place() -> None:
     (action,) = make_plan({"a": wanted}, {"a": having(holding(TINY))}, 0.0).actions
     assert (action.verb, action.message) == (
         Verb.UPDATE,
-        "prune: False -> True; verify: 60.0 (new)",
+        "prune: false -> true; verify: 60.0 (new)",
     )
 
 

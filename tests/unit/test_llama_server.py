@@ -431,3 +431,20 @@ def test_the_real_binary_reads_every_row_as_the_table_does(llama_server: str) ->
     assert unread == []
     assert not _understood(llama_server, ["--nonsense"])
     assert not _understood(llama_server, ["--jinja", "true"])
+
+
+def test_the_default_number_of_threads_gives_way_to_whatever_the_profile_says() -> None:
+    assert words(threads=3) == ["--threads", "3"]
+    assert words({"ctx-size": 512}, threads=3) == ["--threads", "3", "--ctx-size", "512"]
+    assert words({"t": 8}, threads=3) == ["--threads", "8"]
+    assert words(args=("-t", "8"), threads=3) == ["-t", "8"]
+    assert words(env={"LLAMA_ARG_THREADS": "8"}, threads=3) == []
+    # Threads for prompts are as many as for the rest, unless they are set.
+    assert words({"threads-batch": 4}, threads=3) == ["--threads", "3", "--threads-batch", "4"]
+
+
+def test_a_program_that_does_not_know_threads_is_not_told_of_them() -> None:
+    done = engine(FlagTable(())).launch(request(threads=3))
+
+    assert done.command is not None
+    assert "--threads" not in done.command.argv

@@ -13,11 +13,11 @@ from orchestrator.core.parse import parse_profile
 from orchestrator.core.port import PortChooser
 from orchestrator.core.resolve import (
     Resolved,
-    ResolvedFile,
     Surroundings,
     needed_engines,
     resolve_profile,
 )
+from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     Built,
     Command,

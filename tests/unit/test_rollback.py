@@ -148,6 +148,14 @@ def test_somebodys_word_is_a_new_try() -> None:
     assert (loop.status.fallback, loop.status.rejected) == (None, None)
 
 
+def test_the_plan_says_what_was_tried_already() -> None:
+    loop = rolled_back()
+    (action,) = preview({"a": BAD}, loop.observed, loop.now)
+    assert action.message.startswith("tried and undone: did not come up (crashed): ctx-size: 512")
+    assert [d.field for d in action.drift] == ["ctx-size"]
+    assert all("tried" not in a.message for a in preview({"a": GOOD}, loop.observed, loop.now))
+
+
 def test_applying_what_runs_again_does_not_restart_it() -> None:
     loop = rolled_back()
     assert renewals({"a": GOOD}, loop.observed) == {}

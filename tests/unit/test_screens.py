@@ -14,7 +14,7 @@ from orchestrator.cli.apply import (
 )
 from orchestrator.cli.progress import LineProgress, LiveProgress, Speeds
 from orchestrator.cli.render import plan_lines
-from orchestrator.cli.status_table import models_table, screen, status_table
+from orchestrator.cli.status_table import models_table, status_table
 from orchestrator.core.plan import Plan, convergence, preview
 from orchestrator.core.report import ProfileReport, instance_rows, status_document
 from orchestrator.core.spec import Built, Copied, Endpoint, ModelSet, ModelSpec, Pulled
@@ -141,29 +141,6 @@ def test_on_a_narrow_screen_numbers_make_way_for_words() -> None:
     assert len(said) <= 80
     assert "RESTARTS" in plain(status_table(document(seen(FAILED)), width=160))
     assert "RESTARTS" in plain(status_table(document(status(A)), width=80))
-
-
-@pytest.mark.parametrize("rows", [3, 6, 12])
-def test_a_small_screen_keeps_the_word_on_whether_all_is_well(rows: int) -> None:
-    many = [replace(status(A), name=f"a-rather-long-name-{n}") for n in range(30)]
-    error = {"file": "/p.yaml", "line": 1, "column": 1, "message": "m", "hint": "", "source": "x"}
-    broken = ProfileReport("p", "/p.yaml", "sha256:1", ok=False, errors=(error,) * 9)
-
-    lines = screen(document(*many, seen(PULLING), profiles=(broken,)), 40, rows)
-
-    said = plain(lines).splitlines()
-    assert len(said) == len(lines) <= rows
-    assert max(map(len, said)) <= 40
-    assert any(line.startswith("not converged") for line in said)
-
-
-def test_a_large_screen_shows_all_of_it() -> None:
-    said = plain(screen(document(seen(PULLING)), 120, 40))
-
-    assert "INSTANCE" in said
-    assert "pulling 25 %" in said
-    assert "not converged" in said
-    assert "more" not in said
 
 
 # --- progress ----------------------------------------------------------------------------------

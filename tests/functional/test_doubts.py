@@ -1,0 +1,44 @@
+"""What `validate` warns of, though it is valid: what is most likely not meant."""
+
+from __future__ import annotations
+
+from tests.world import World
+
+
+def test_an_address_of_another_machine_and_a_context_beyond_the_model(world: World) -> None:
+    own = world.write(
+        "p.yaml",
+        f"""\
+instances:
+  a:
+    model: {world.model}
+    host: 203.0.113.9
+  b:
+    model: {world.model}
+    flags: {{ctx-size: 999999}}
+  c:
+    model: {world.model}
+    flags: {{ctx-size: 999999, rope-scaling: yarn}}
+  d: {{model: {world.model}, host: 127.0.0.5, flags: {{ctx-size: 16384, parallel: 4}}}}
+  e: {{model: {world.model}, host: 0.0.0.0}}
+""",
+    )
+
+    ran = world.run("validate", own)
+
+    first, second = [line for line in ran.err.splitlines() if line.startswith("warning: ")]
+    assert f"{own}:4:11: 203.0.113.9 is no address of this machine: a could not listen" in first
+    assert f"{own}:7:23: the context of 999,999 tokens is more than the 4,096" in second
+    assert "rope scaling stretches it" in ran.err
+    assert ran.out == f"{own}: ok, 5 instances\n"
+    warnings = world.run("validate", "--json", own).json["warnings"]
+    assert [(one["line"], one["path"].rpartition(".")[2]) for one in warnings] == [(4, "host"), (7, "ctx-size")]
+
+
+def test_it_is_never_in_the_way(world: World) -> None:
+    profile = world.profile({"a": {"flags": {"ctx-size": 8192, "parallel": 1}}})
+
+    ran = world.run("apply", profile)
+
+    assert "trained" not in ran.err
+    assert world.status()["warnings"] == []
