@@ -6,6 +6,7 @@ The one road from paths to specs: the daemon takes it, and so do `validate` and 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -167,6 +168,7 @@ def _surroundings(
         threads=cpu_limit.default_threads(source.env.get(cpu_limit.VARIABLE)),
         cwd=machine.run_dir,
         ports=chooser,
+        gateway=(sys.executable, "-P", "-m", "orchestrator.gateway"),
         store=ollama_store(source.env, home=home, cwd=source.cwd),
         listening=machine.taken_ports,
         modelfiles=_modelfiles(profile, home),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from orchestrator.core.fields import (
     Count,
     Duration,
     Failure,
     Gpus,
+    Host,
     Mode,
     Percent,
     Policy,
+    Port,
     PositiveDuration,
     RestartLimit,
     Size,
@@ -134,6 +136,74 @@ class ResourcesConfig(Block):
         default=None,
         description="GPUs that it sees, as in [0], or auto: those with most room, then kept. "
         "Default: as the engine chooses.",
+    )
+
+
+class AimConfig(Block):
+    """One of those that serve a route."""
+
+    instance: Text = Field(description="An instance, or a model that one serves.")
+    weight: Count = Field(default=1, description="How often it is chosen beside the others.")
+
+
+def _as_aim(value: object) -> object:
+    """A bare name is short for a mapping with that instance."""
+    return {"instance": value} if isinstance(value, str) else value
+
+
+Aim = Annotated[AimConfig, BeforeValidator(_as_aim, json_schema_input_type=str | AimConfig)]
+
+
+class RouteConfig(Block):
+    """A name that clients may ask for, and who serves it."""
+
+    to: list[Aim] = Field(
+        min_length=1, description="Instances that serve it, the least busy first."
+    )
+    fallback: list[Text] = Field(
+        default_factory=list[str],
+        description="Names to try, in order, when it is down, overloaded, failing or slow.",
+    )
+    slow: PositiveDuration | None = Field(
+        default=None, description="Time to the first byte after which a fallback is tried."
+    )
+
+
+def _as_route(value: object) -> object:
+    """A bare list is short for a route to those."""
+    if isinstance(value, list):
+        return {"to": cast("list[object]", value)}
+    return value
+
+
+Route = Annotated[
+    RouteConfig, BeforeValidator(_as_route, json_schema_input_type=list[str] | RouteConfig)
+]
+
+
+class QueueConfig(Block):
+    """What becomes of requests that find every slot busy, or an instance on its way up."""
+
+    size: Count = Field(default=256, description="How many may wait. Default 256.")
+    deadline: PositiveDuration = Field(
+        default=30.0, description="How long one may wait for its turn. Default 30s."
+    )
+
+
+class GatewayConfig(Block):
+    """One address for every declared model."""
+
+    port: Port = Field(description="1 to 65535, or auto: chosen once, then kept.")
+    host: Host | None = Field(default=None, description="Address to listen on. Default 127.0.0.1.")
+    token: Text | None = Field(
+        default=None, description="What clients must send, as in ${env:GATEWAY_TOKEN}."
+    )
+    queue: QueueConfig = Field(
+        default_factory=left_out(QueueConfig), description="Requests that have to wait."
+    )
+    routes: dict[str, Route] = Field(
+        default_factory=dict[str, RouteConfig],
+        description="Names beside those of instances and models.",
     )
 
 

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.core.blocks import (
     CatalogConfig,
     CpuLimits,
+    GatewayConfig,
     LimitsConfig,
     LivenessConfig,
     MemoryLimits,
+    QueueConfig,
     ReadinessConfig,
     ResourcesConfig,
     RestartConfig,
@@ -42,6 +44,8 @@ from orchestrator.core.suggestion import MAX_ISSUES, suggest
 _MODEL_HINT = "name a model, as in 'model: qwen2.5-coder:Q4_K_M'"
 _BLOCKS: dict[str | int, type[BaseModel]] = {
     "catalog": CatalogConfig,
+    "gateway": GatewayConfig,
+    "queue": QueueConfig,
     "defaults": Defaults,
     "readiness": ReadinessConfig,
     "liveness": LivenessConfig,

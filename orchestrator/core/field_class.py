@@ -41,6 +41,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "awaits": None,
     "demand": LIVE,
     "gpus": None,
+    "gateway": LIVE,
 }
 """Every field of `InstanceSpec`; None for what only mirrors others (an address is in the command).
 `inputs`, files that changed on disk, are taken up by `apply` and `restart` alone."""

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from orchestrator.core.blocks import (
     Block,
     CatalogConfig,
+    GatewayConfig,
     LimitsConfig,
     LivenessConfig,
     ReadinessConfig,
@@ -246,6 +247,9 @@ class Profile(Block, defer_build=False):
     defaults: Defaults = Field(
         default_factory=left_out(Defaults),
         description="Settings for all instances of an engine.",
+    )
+    gateway: GatewayConfig | None = Field(
+        default=None, description="One address for all of them, by name of model or instance."
     )
     instances: dict[str, AnyInstance] = Field(
         description="What should run, by name. '{}' means none."

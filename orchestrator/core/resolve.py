@@ -31,10 +31,12 @@ from orchestrator.core.profile import (
     given,
 )
 from orchestrator.core.promise import Promises, tag_or_none
+from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
+    GATEWAY,
     AttachMode,
     Awaited,
     Command,
@@ -57,7 +59,7 @@ class Surroundings:
     the caller's Ollama models, `listening` the ports that somebody listens on. `modelfiles` are
     those that the profile names, by what it says, `promises` the models that Ollama instances of
     the same set will bring, `gpus` what each of the engines sees, `threads` how many an engine is
-    to have by default, None as many as it likes.
+    to have by default, None as many as it likes, `gateway` how the gateway's program is run.
     """
 
     catalog: Catalog
@@ -71,6 +73,7 @@ class Surroundings:
     promises: Promises = field(default_factory=Promises)
     gpus: Mapping[EngineKey, tuple[Gpu, ...]] = field(default_factory=dict[Any, tuple[Gpu, ...]])
     gpu_chooser: GpuChooser = field(default_factory=GpuChooser)
+    gateway: tuple[str, ...] = ("orchestrate-gateway",)
     threads: int | None = None
     is_foreign: IsForeign | None = None
     """Given where doubts are wanted as well."""
@@ -106,6 +109,19 @@ def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
             target[Problem(issue.message, place, issue.path, issue.hint)] = None
         if spec is not None:
             specs[name] = spec
+    gateway = resolve_gateway(
+        loaded,
+        specs,
+        program=around.gateway,
+        host=around.host,
+        cwd=around.cwd,
+        ports=around.ports,
+    )
+    if isinstance(gateway, InstanceSpec):
+        specs[GATEWAY] = gateway
+    for issue in () if isinstance(gateway, InstanceSpec) else gateway:
+        place = loaded.place(issue.path, key=issue.key)
+        problems[Problem(issue.message, place, issue.path, issue.hint)] = None
     reads = {file.path: digest_of(file.text) for file in around.modelfiles.values()}
     meant = ResolvedFile(loaded.file, loaded.name, loaded.revision, specs, reads)
     return Resolved(meant, tuple(problems), tuple(warnings))

@@ -17,7 +17,7 @@ from orchestrator.core.fields import NAME_HINT, is_name
 from orchestrator.core.nodes import Plain, shown
 from orchestrator.core.problem import Path
 from orchestrator.core.reference import VARIABLE_NAME
-from orchestrator.core.spec import Liveness, RestartPolicy
+from orchestrator.core.spec import GATEWAY, Liveness, RestartPolicy
 from orchestrator.core.suggestion import MAX_ISSUES, suggest
 from orchestrator.core.units import (
     format_duration,
@@ -37,6 +37,7 @@ def broken_rules(values: Block) -> list[Issue]:
         _names(values),
         _needs(values),
         _ports(values),
+        _gateway(values),
         _orders(values),
     )
     return [issue for rule in rules for issue in islice(rule, MAX_ISSUES + 1)]
@@ -94,10 +95,30 @@ def _needs(values: Block) -> Iterator[Issue]:
         yield Issue(first, f"instances need each other in a circle: {chain}", key=False)
 
 
+def _gateway(values: Block) -> Iterator[Issue]:
+    """The gateway's own name is nobody else's, and its routes lead somewhere and not in circles."""
+    gateway = values.get("gateway")
+    if not isinstance(gateway, dict):
+        return
+    if GATEWAY in _instances(values):
+        message = f"an instance cannot be named {GATEWAY!r} beside a 'gateway:'"
+        yield Issue(("instances", GATEWAY), message, "give it another name")
+    routes = {name: _block(value) for name, value in _block(gateway.get("routes")).items()}
+    graph: dict[str, list[str]] = {}
+    for name, route in routes.items():
+        falls = route.get("fallback")
+        graph[name] = [str(one) for one in falls] if isinstance(falls, list) else []
+    for circle in find_cycles(graph):
+        path: Path = ("gateway", "routes", circle[0], "fallback")
+        chain = " -> ".join(repr(name) for name in circle[:12])
+        yield Issue(path, f"routes fall back to each other in a circle: {chain}", key=False)
+
+
 def _ports(values: Block) -> Iterator[Issue]:
     """No two instances listen on one fixed port of one address."""
     taken: dict[int, list[tuple[str, str | None]]] = {}
-    for name, instance in _instances(values).items():
+    listening = _instances(values) | {GATEWAY: _block(values.get("gateway"))}
+    for name, instance in listening.items():
         port = instance.get("port")
         if not isinstance(port, int):
             continue
@@ -108,7 +129,8 @@ def _ports(values: Block) -> Iterator[Issue]:
             if hosts_overlap(address, its_address):
                 message = f"port {port} of instance {shown(name)} is also that of {shown(other)}"
                 hint = "choose another, or 'auto'"
-                yield Issue(("instances", name, "port"), message, hint, key=False)
+                path: Path = ("instances", name, "port") if name != GATEWAY else (GATEWAY, "port")
+                yield Issue(path, message, hint, key=False)
                 break
         else:
             # Only addresses that are free so far: thousands on one port are compared with one.

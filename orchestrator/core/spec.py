@@ -242,6 +242,43 @@ class Demand:
     declared: bool = False
 
 
+GATEWAY = "gateway"
+"""The name of the one gateway, and of its engine: the program is a part of this package."""
+
+
+GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
+"""The variable by which it learns its token: an argument could be read by everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAim:
+    """An instance, or a name that one serves, and how often it is chosen beside the others."""
+
+    name: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A name that clients may ask for. `fallback` are other names, tried in order when this one is
+    down, overloaded, failing, or has said nothing for `slow` seconds."""
+
+    name: str
+    to: tuple[RouteAim, ...]
+    fallback: tuple[str, ...] = ()
+    slow: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySpec:
+    """What the gateway does beside listening: its routes, how many requests may wait, and for how
+    many seconds."""
+
+    routes: tuple[RouteSpec, ...] = ()
+    waiting: int = 256
+    patience: float = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One desired instance. `model` is what people call it; `inputs` what is really read.
@@ -273,6 +310,7 @@ class InstanceSpec:
     awaits: Awaited | None = None
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
+    gateway: GatewaySpec | None = None
 
 
 Desired = dict[str, InstanceSpec]

@@ -1,0 +1,115 @@
+"""What the gateway is told: which names clients may ask for, and who serves each. Pure.
+
+The table is JSON, for it crosses from one process to another; `gateway.table` reads it. It holds
+the keys of protected instances, so it goes over the control socket alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
+from orchestrator.core.plan import Plan
+from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, RouteSpec
+from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, Observed
+
+AUTO_SLOTS = 4
+"""What llama-server takes at once where nothing says otherwise."""
+
+
+def table(desired: Desired, observed: Observed, plan: Plan, *, number: int) -> dict[str, Any]:
+    """The whole of it: targets by instance, names in the order in which they are to be listed."""
+    gateway = next((s.gateway for s in desired.values() if s.gateway is not None), GatewaySpec())
+    specs = [spec for spec in desired.values() if spec.gateway is None]
+    names: dict[str, list[dict[str, Any]]] = {}
+    for spec in specs:
+        for name, aim in _served(spec):
+            aims = names.setdefault(name, [])
+            if aim not in aims:
+                aims.append(aim)
+    routes = {route.name: route for route in gateway.routes}
+    rows = [_route_row(route, names) for route in gateway.routes]
+    rows += [{"name": name, "aims": aims} for name, aims in names.items() if name not in routes]
+    return {
+        "number": number,
+        "waiting": gateway.waiting,
+        "patience": gateway.patience,
+        "targets": [_target(spec, observed.get(spec.name), plan) for spec in specs],
+        "names": rows,
+    }
+
+
+def names_of(spec: InstanceSpec) -> list[str]:
+    """What clients may call it, the instance's own name first."""
+    return list(dict.fromkeys(name for name, _ in _served(spec)))
+
+
+def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    aims = [{**aim, "weight": to.weight} for to in route.to for aim in names.get(to.name, ())]
+    return {
+        "name": route.name,
+        "aims": aims,
+        "fallback": list(route.fallback),
+        "slow": route.slow,
+    }
+
+
+def _served(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What an instance is called: its name, its aliases and its model, or the models it holds."""
+    if spec.holds is not None:
+        for model in spec.holds.models:
+            yield _shown(model.name), {"target": spec.name, "model": model.name}
+        return
+    aim = {"target": spec.name}
+    yield spec.name, aim
+    for alias in _after("--alias", spec.command.argv).split(","):
+        if alias.strip():
+            yield alias.strip(), aim
+    name = spec.model.rpartition("/")[2].removesuffix(SUFFIX)
+    if name:
+        yield name, aim
+
+
+def _shown(tag: str) -> str:
+    """As people write it: `:latest` goes without saying."""
+    return tag.removesuffix(f":{DEFAULT_TAG}")
+
+
+def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> dict[str, Any]:
+    alive = status is not None and status.phase in ALIVE
+    runs = status.spec if status is not None and alive else spec
+    waiting = plan.pending.get(spec.name)
+    phase, reason, message = "pending", "", ""
+    if status is not None and (alive or waiting is None):
+        phase, reason, message = status.phase.value, status.reason, status.message
+    elif waiting is not None:
+        reason, message = waiting.reason, waiting.message
+    present = () if status is None else status.models
+    return {
+        "name": spec.name,
+        "engine": spec.engine,
+        "host": runs.endpoint.connect_host,
+        "port": runs.endpoint.port,
+        "scheme": runs.endpoint.scheme,
+        "prefix": runs.endpoint.prefix,
+        "phase": phase,
+        "reason": reason,
+        "message": message,
+        "slots": _slots(runs),
+        "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
+        "models": [one.name for one in present if one.state is ModelState.PRESENT],
+    }
+
+
+def _slots(spec: InstanceSpec) -> int | None:
+    if spec.holds is not None:
+        said = spec.command.env.get("OLLAMA_NUM_PARALLEL", "")
+        return int(said) if said.isdigit() and int(said) > 0 else None
+    said = _after("--parallel", spec.command.argv)
+    return int(said) if said.isdigit() and int(said) > 0 else AUTO_SLOTS
+
+
+def _after(flag: str, argv: tuple[str, ...]) -> str:
+    at = argv.index(flag) + 1 if flag in argv else len(argv)
+    return argv[at] if at < len(argv) else ""

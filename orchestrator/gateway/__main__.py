@@ -1,0 +1,123 @@
+"""The gateway's process: `python -m orchestrator.gateway --port P`, run in the state folder."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+from orchestrator.core.spec import GATEWAY_TOKEN
+from orchestrator.gateway import link
+from orchestrator.gateway.access_log import line_of
+from orchestrator.gateway.exchange import Exchanges, Record
+from orchestrator.gateway.figures import Figures
+from orchestrator.gateway.front import Front
+from orchestrator.gateway.inbound import Inbound
+from orchestrator.gateway.message import Request
+from orchestrator.gateway.room import Room
+from orchestrator.gateway.table import Table
+
+READS = 30.0
+"""Seconds in which the next piece of a request must come."""
+
+IDLE = 120.0
+"""Seconds after which a connection that asks nothing is closed."""
+
+SWEEP = 5.0
+"""Seconds between two looks at connections that do nothing."""
+
+DRAIN = 10.0
+"""Seconds that requests under way get when the gateway is told to end."""
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="orchestrate-gateway")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    try:
+        asyncio.run(_run(options.host, options.port))
+    except OSError as error:
+        sys.exit(f"error: cannot listen on {options.host}:{options.port}: {error.strerror}")
+
+
+async def _run(host: str, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    room, figures, clients = Room(), Figures(), set[Inbound]()
+    known = asyncio.Event()
+
+    def take(table: Table, body: dict[str, Any]) -> None:
+        room.size = body.get("waiting", room.size)
+        room.deadline = body.get("patience", room.deadline)
+        room.update(table)
+        known.set()
+
+    def told(record: Record, request: Request) -> None:
+        figures.add(record, loop.time())
+        link.log(line_of(record, request, now=loop.time()))
+
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    following = loop.create_task(link.follow(take))
+    # Ready means that it knows where to: nobody is told of models that are missing by mistake.
+    await asyncio.wait(
+        {known_task := loop.create_task(known.wait()), _task(loop, ended)},
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    known_task.cancel()
+    front = Front(room, Exchanges(room), told, os.environ.get(GATEWAY_TOKEN, ""))
+    server = await loop.create_server(
+        lambda: Inbound(front.answer, clients), host, port, backlog=1024
+    )
+    async with server:
+        work = [
+            following,
+            loop.create_task(_sweep(clients)),
+            loop.create_task(_report(room, figures)),
+        ]
+        await ended.wait()
+        server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await asyncio.gather(*(client.answered() for client in clients))
+        for one in work:
+            one.cancel()
+        for client in list(clients):
+            client.close()
+
+
+def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:
+    return loop.create_task(event.wait())
+
+
+async def _sweep(clients: set[Inbound]) -> None:
+    """Close connections that are slow on purpose, or asleep."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP)
+        now = loop.time()
+        for client in list(clients):
+            limit = READS if client.in_the_middle else IDLE
+            if client.reads and now - client.since > limit:
+                client.close()
+
+
+async def _report(room: Room, figures: Figures) -> None:
+    """Tell the daemon what is under way, whenever that has changed; at most twice a second."""
+    before: dict[str, Any] = {}
+    while True:
+        now = figures.as_json(room)
+        if now != before:
+            before = now
+            await link.tell(now)
+        await asyncio.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the gateway has done and is doing, by instance: for `status`, the page and metrics."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.gateway.exchange import Record
+from orchestrator.gateway.room import Room
+
+KEPT = 200
+"""Requests of each instance that the times are taken of."""
+
+
+@dataclass(slots=True)
+class _Of:
+    """One instance's."""
+
+    requests: int = 0
+    failures: int = 0
+    sent: int = 0
+    first_bytes: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
+    seconds: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counts since the gateway began."""
+
+    _by: dict[str, _Of] = field(default_factory=dict[str, _Of])
+    _statuses: Counter[str] = field(default_factory=Counter[str])
+    _fallbacks: int = 0
+    _retries: int = 0
+
+    def add(self, record: Record, now: float) -> None:
+        """A request is over."""
+        self._statuses[str(record.status)] += 1
+        self._fallbacks += bool(record.fallbacks and record.target)
+        self._retries += record.retries
+        if not record.target:
+            return
+        one = self._by.setdefault(record.target, _Of())
+        one.requests += 1
+        one.failures += record.lost or record.status >= 500
+        one.sent += record.sent
+        one.seconds.append(now - record.began)
+        if record.first_byte is not None:
+            one.first_bytes.append(record.first_byte - record.began)
+
+    def as_json(self, room: Room) -> dict[str, Any]:
+        """Counts, and medians in seconds; `in_flight` and `waiting` as they are now."""
+        waiting = room.waiting_for()
+        names = {*self._by, *room.under_way, *waiting} & set(room.table.targets)
+        return {
+            "statuses": dict(self._statuses),
+            "fallbacks": self._fallbacks,
+            "retries": self._retries,
+            "instances": {
+                name: _row(self._by.get(name, _Of()))
+                | {"in_flight": room.under_way[name], "waiting": waiting[name]}
+                for name in sorted(names)
+            },
+        }
+
+
+def _row(of: _Of) -> dict[str, Any]:
+    return {
+        "requests": of.requests,
+        "failures": of.failures,
+        "bytes": of.sent,
+        "first_byte_s": _median(of.first_bytes),
+        "request_s": _median(of.seconds),
+    }
+
+
+def _median(values: deque[float]) -> float | None:
+    return round(sorted(values)[len(values) // 2], 4) if values else None

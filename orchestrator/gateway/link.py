@@ -1,0 +1,68 @@
+"""The link to the daemon: its table comes in as it changes, the figures go out.
+
+The daemon may go and another come; the gateway serves on by the table that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.gateway.table import Table
+
+SOCKET = "control.sock"
+"""In the working folder, which is the state folder: a relative path is never too long."""
+
+AGAIN = 0.2
+"""Seconds between two tries to reach a daemon."""
+
+LIMIT = 16 << 20
+"""Bytes of a table."""
+
+
+async def follow(take: Callable[[Table, dict[str, Any]], None], *, path: str = SOCKET) -> None:
+    """Hand over each table, for ever. A daemon that is away, or talks nonsense, is asked again."""
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
+            await _follow_one(take, path)
+        await asyncio.sleep(AGAIN)
+
+
+async def _follow_one(take: Callable[[Table, dict[str, Any]], None], path: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(path, limit=LIMIT)
+    try:
+        writer.write(b"GET /v1/gateway/table?follow=1 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            return
+        while line := await reader.readline():
+            body = json.loads(line)
+            take(Table.of_json(body), body)
+    finally:
+        writer.close()
+
+
+async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
+    """Hand the daemon what is under way. Nobody there to be told is no error."""
+    body = json.dumps(figures, separators=(",", ":")).encode()
+    head = (
+        b"POST /v1/gateway/figures HTTP/1.0\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(head + body)
+            await reader.read()
+        finally:
+            writer.close()
+
+
+def log(text: str) -> None:
+    """The gateway's output is its log, as that of any instance."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

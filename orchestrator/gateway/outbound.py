@@ -1,0 +1,216 @@
+"""Connections to instances: one request, one answer; kept for the next where both sides agree."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httptools
+
+from orchestrator.gateway.message import Headers
+
+KEPT = 2
+"""Idle connections that are kept to one address. An engine gives each a thread of its own."""
+
+KEPT_FOR = 2.0
+"""Seconds: less than the 5 s after which llama-server closes an idle one."""
+
+CONNECT = 5.0
+"""Seconds to connect: it is this machine, or a server that is in trouble."""
+
+Address = tuple[str, int]
+
+Key = tuple[str, int, bool]
+"""An address, and whether it is spoken to in TLS."""
+
+
+class LostError(Exception):
+    """The instance closed the connection, or answered what is no HTTP."""
+
+
+@dataclass(slots=True)
+class Head:
+    """The beginning of an answer."""
+
+    status: int
+    headers: Headers
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class Outbound(asyncio.Protocol):
+    """One connection. Between `ask` and the end of the answer it belongs to one exchange."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self.used = False
+        """It has carried an answer: the instance may have closed it in the very moment."""
+        self.idle_since = 0.0
+        self.reusable = False
+        self._head: asyncio.Future[Head] = self._loop.create_future()
+        self._end: asyncio.Future[None] = self._loop.create_future()
+        self._on_body: Callable[[bytes], None] | None = None
+        self._early: list[bytes] = []
+        self._busy = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def ask(self, data: bytes) -> asyncio.Future[Head]:
+        """Send a request; the head of its answer. Raises `LostError` there."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = self._loop.create_future()
+        self._end = self._loop.create_future()
+        self._headers: Headers = []
+        self._on_body = None
+        self._early = []
+        self._busy = True
+        self.reusable = False
+        if self._transport is None:
+            self._fail(LostError("the connection is closed"))
+        else:
+            self._transport.write(data)
+        return self._head
+
+    def relay(self, on_body: Callable[[bytes], None]) -> asyncio.Future[None]:
+        """Hand over the body as it comes; done at its end. Raises `LostError` there."""
+        self._on_body = on_body
+        early, self._early = self._early, []
+        for piece in early:
+            on_body(piece)
+        return self._end
+
+    def pause(self) -> None:
+        """Let the instance wait: the client does not take what it says."""
+        if self._transport is not None and self._busy:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """At once: an instance that generates for this connection ends it."""
+        self._busy = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- the transport and the parser ------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy:
+            # Nobody has asked: whatever that is, it is no answer to the next question.
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(LostError(f"its answer is no HTTP: {error}"))
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (its name is asyncio's)
+        self._transport = None
+        if self._busy and self._head.done() and not self._framed():
+            # Without a length, the end of the connection is the end of the answer.
+            self._done()
+        self._fail(LostError("the connection was closed"))
+
+    def _framed(self) -> bool:
+        names = {name for name, _ in self._headers}
+        return b"content-length" in names or b"transfer-encoding" in names
+
+    def _fail(self, error: LostError) -> None:
+        self._busy = False
+        for future in (self._head, self._end):
+            if not future.done():
+                future.set_exception(error)
+                # Whoever gave up before is not told once more.
+                future.exception()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._headers = []
+        elif not self._head.done():
+            self._head.set_result(Head(status, self._headers))
+
+    def on_body(self, body: bytes) -> None:
+        if self._on_body is not None:
+            self._on_body(body)
+        else:
+            self._early.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._head.done():
+            self.reusable = self._parser.should_keep_alive() and self.alive
+            self._done()
+
+    def _done(self) -> None:
+        self._busy = False
+        self.used = True
+        if not self._end.done():
+            self._end.set_result(None)
+
+
+@dataclass(slots=True)
+class Pool:
+    """The connections that are open and idle, by address."""
+
+    _idle: dict[Key, deque[Outbound]] = field(default_factory=dict[Key, deque[Outbound]])
+
+    async def connect(
+        self, address: Address, *, tls: bool = False, fresh: bool = False
+    ) -> Outbound:
+        """A connection, kept or new. Raises `LostError` when there is none to be had."""
+        loop = asyncio.get_running_loop()
+        idle = self._idle.get((*address, tls))
+        while idle and not fresh:
+            kept = idle.pop()
+            if kept.alive and loop.time() - kept.idle_since < KEPT_FOR:
+                return kept
+            kept.close()
+        try:
+            async with asyncio.timeout(CONNECT):
+                _, made = await loop.create_connection(
+                    Outbound, *address, ssl=_unchecked() if tls else None
+                )
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            raise LostError(f"nothing answers at {address[0]}:{address[1]}: {error}") from error
+        return made
+
+    def give_back(self, address: Address, used: Outbound, *, tls: bool = False) -> None:
+        """Keep it for the next request, if it can be."""
+        idle = self._idle.setdefault((*address, tls), deque())
+        if not used.reusable or len(idle) >= KEPT:
+            used.close()
+            return
+        used.idle_since = asyncio.get_running_loop().time()
+        idle.append(used)
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for one in idle:
+                one.close()
+        self._idle.clear()
+
+
+def _unchecked() -> ssl.SSLContext:
+    """An instance of ours has a certificate of its user's making: that it is ours is known by its
+    process, not by a signature."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,190 @@
+"""The waiting room: who is being served where, who waits, and who is next.
+
+A target takes as many requests at once as it has slots; the others wait here, in bounds, and the
+next is the one of the highest priority whose client has the fewest under way: nobody is starved by
+somebody's hundred requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.gateway.table import Aim, Table, Target
+
+UNKNOWN_SLOTS = 64
+"""Requests at once to a server that does not say how many it takes."""
+
+SHUNNED = 1.0
+"""Seconds for which a target that has just broken a connection is the last choice."""
+
+
+class FullError(Exception):
+    """Too many wait already."""
+
+
+class LateError(Exception):
+    """Its turn did not come in time."""
+
+
+class HopelessError(Exception):
+    """Nothing that it waits for can come: `targets` say why."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self.targets = targets
+
+
+Choice = tuple[Aim, Target]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    client: str
+    priority: int
+    arrived: int
+    wants: Callable[[Table], Sequence[Choice]]
+    turn: asyncio.Future[Choice]
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a request holds while it is served."""
+
+    aim: Aim
+    target: Target
+    client: str
+
+
+@dataclass(slots=True)
+class Room:
+    """One for the gateway. `size` bounds who waits in all, `deadline` (seconds) for how long."""
+
+    size: int = 256
+    deadline: float = 30.0
+    table: Table = field(default_factory=Table)
+    under_way: Counter[str] = field(default_factory=Counter[str])
+    """Requests by target."""
+    _of_client: Counter[str] = field(default_factory=Counter[str])
+    _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
+    _shunned: dict[str, float] = field(default_factory=dict[str, float])
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _turns: itertools.count[int] = field(default_factory=itertools.count)
+
+    async def take(
+        self,
+        wants: Callable[[Table], Sequence[Choice]],
+        *,
+        client: str,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> Seat:
+        """A seat at one of what is wanted, now or when one is free.
+
+        Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
+        """
+        if not self._waiting and (free := self._free(wants(self.table))):
+            return self._seat(free, client)
+        self._check(wants)
+        if len(self._waiting) >= self.size:
+            raise FullError
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(client, priority, next(self._numbers), wants, loop.create_future())
+        self._waiting.append(waiter)
+        self._call_next()
+        try:
+            async with asyncio.timeout(self.deadline if deadline is None else deadline):
+                choice = await waiter.turn
+        except TimeoutError:
+            self._give_up(waiter)
+            raise LateError from None
+        except BaseException:
+            self._give_up(waiter)
+            raise
+        return Seat(*choice, client)
+
+    def leave(self, seat: Seat) -> None:
+        """The request is over: the seat is the next one's."""
+        for counts, key in ((self.under_way, seat.target.name), (self._of_client, seat.client)):
+            counts[key] -= 1
+            if counts[key] <= 0:
+                del counts[key]
+        self._call_next()
+
+    def shun(self, target: str) -> None:
+        """It broke a connection: others first, until the daemon says more."""
+        self._shunned[target] = asyncio.get_running_loop().time() + SHUNNED
+
+    def update(self, table: Table) -> None:
+        """Another table is in force: some may go on now, others need not wait any more."""
+        self.table = table
+        for waiter in list(self._waiting):
+            try:
+                self._check(waiter.wants)
+            except HopelessError as error:
+                self._waiting.remove(waiter)
+                if not waiter.turn.done():
+                    waiter.turn.set_exception(error)
+        self._call_next()
+
+    def waiting_for(self) -> Counter[str]:
+        """How many wait, by target; one that could go to several counts for each."""
+        counts: Counter[str] = Counter()
+        for waiter in self._waiting:
+            counts.update({target.name for _, target in waiter.wants(self.table)})
+        return counts
+
+    def _check(self, wants: Callable[[Table], Sequence[Choice]]) -> None:
+        choices = wants(self.table)
+        if not any(target.serves or target.comes for _, target in choices):
+            raise HopelessError([target for _, target in choices])
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        elif waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
+            # Its turn came in the very moment.
+            self.leave(Seat(*waiter.turn.result(), waiter.client))
+
+    def _call_next(self) -> None:
+        """Seat whoever can be seated, in the order of priority, fairness and arrival."""
+        while self._waiting:
+            order = sorted(self._waiting, key=self._rank)
+            for waiter in order:
+                free = self._free(waiter.wants(self.table))
+                if free is not None:
+                    self._waiting.remove(waiter)
+                    if not waiter.turn.done():
+                        self._seat(free, waiter.client)
+                        waiter.turn.set_result(free)
+                    break
+            else:
+                return
+
+    def _rank(self, waiter: _Waiter) -> tuple[int, int, int]:
+        return -waiter.priority, self._of_client[waiter.client], waiter.arrived
+
+    def _seat(self, choice: Choice, client: str) -> Seat:
+        aim, target = choice
+        self.under_way[target.name] += 1
+        self._of_client[client] += 1
+        return Seat(aim, target, client)
+
+    def _free(self, choices: Sequence[Choice]) -> Choice | None:
+        """The least busy that serves and has a free slot, by weight; equals take turns."""
+        best: Choice | None = None
+        least = (True, 0.0)
+        now = asyncio.get_running_loop().time()
+        turn = next(self._turns)
+        for at in range(len(choices)):
+            aim, target = choices[(at + turn) % len(choices)]
+            busy, slots = self.under_way[target.name], target.slots or UNKNOWN_SLOTS
+            if not target.serves or busy >= slots or aim.weight <= 0:
+                continue
+            load = (self._shunned.get(target.name, 0.0) > now, (busy + 1) / (slots * aim.weight))
+            if best is None or load < least:
+                best, least = (aim, target), load
+        return best

@@ -1,0 +1,129 @@
+"""What the daemon says there is: instances, what they are called, and the routes between them.
+
+A table is never changed: the next one takes its place. It is built from JSON, so the gateway and a
+daemon of another version understand each other as far as they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.gateway.outbound import Address
+
+COMES = frozenset({"pending", "starting", "unready", "backoff", "stopping"})
+"""Phases that may end in `ready` without anybody's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An instance, or a server elsewhere, that requests can be sent to.
+
+    `slots` is how many it works on at once, None where nobody knows. `model` replaces what the
+    client called it, where the server goes by the name.
+    """
+
+    name: str
+    engine: str
+    address: Address
+    tls: bool = False
+    prefix: str = ""
+    phase: str = "ready"
+    reason: str = ""
+    message: str = ""
+    slots: int | None = None
+    key: str = ""
+    models: tuple[str, ...] = ()
+    on_demand: bool = False
+
+    @property
+    def serves(self) -> bool:
+        return self.phase == "ready"
+
+    @property
+    def comes(self) -> bool:
+        """Whether waiting for it can help."""
+        return self.phase in COMES or self.on_demand
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Target:
+        return cls(
+            name=row["name"],
+            engine=row["engine"],
+            address=(row["host"], row["port"]),
+            tls=row.get("scheme") == "https",
+            prefix=row.get("prefix", ""),
+            phase=row["phase"],
+            reason=row.get("reason", ""),
+            message=row.get("message", ""),
+            slots=row.get("slots"),
+            key=row.get("key", ""),
+            models=tuple(row.get("models", ())),
+            on_demand=row.get("on_demand", False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """One way to serve a name: a target, what to call the model there, and how often."""
+
+    target: str
+    model: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A name that clients may ask for: aims that are alike, and what to fall back to, in order.
+
+    `slow` is the seconds to the first byte after which the next is tried; None waits.
+    """
+
+    name: str
+    aims: tuple[Aim, ...]
+    fallback: tuple[str, ...] = ()
+    slow: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All of it. `names` are spelled as they are shown; they are looked up without case."""
+
+    number: int = 0
+    targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
+    names: Mapping[str, Route] = field(default_factory=dict[str, Route])
+    folded: Mapping[str, Route] = field(default_factory=dict[str, Route])
+
+    @classmethod
+    def of_json(cls, body: Mapping[str, Any]) -> Table:
+        targets = {row["name"]: Target.of_json(row) for row in body.get("targets", ())}
+        names = {row["name"]: _route(row) for row in body.get("names", ())}
+        folded: dict[str, Route] = {}
+        for name, route in names.items():
+            folded.setdefault(name.casefold(), route)
+        return cls(body.get("number", 0), targets, names, folded)
+
+    def route(self, name: str) -> Route | None:
+        """What a client means, however it spells case, `.gguf` or `:latest`."""
+        text = name.casefold()
+        return (
+            self.names.get(name)
+            or self.folded.get(text)
+            or self.folded.get(text.removesuffix(".gguf"))
+            or self.folded.get(text.removesuffix(":latest"))
+        )
+
+    def aims(self, route: Route) -> Iterable[tuple[Aim, Target]]:
+        """The aims of a route that there is anything behind."""
+        for aim in route.aims:
+            target = self.targets.get(aim.target)
+            if target is not None:
+                yield aim, target
+
+
+def _route(row: Mapping[str, Any]) -> Route:
+    aims = tuple(
+        Aim(aim["target"], aim.get("model", ""), aim.get("weight", 1)) for aim in row["aims"]
+    )
+    return Route(row["name"], aims, tuple(row.get("fallback", ())), row.get("slow"))
