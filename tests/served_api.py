@@ -22,6 +22,7 @@ from orchestrator.control.profile_files import ProfileFiles
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine
 from orchestrator.control.toolchain import Toolchain
+from orchestrator.control.traffic import Traffic
 from orchestrator.core.event import Event, EventType
 from orchestrator.runtime.listening import bind_tcp
 from orchestrator.runtime.logs import Logs
@@ -170,10 +171,12 @@ async def api(
 
         return note
 
+    traffic = Traffic(bus, reconciler)
     overview = Overview(
         version="1",
         reconciler=reconciler,
         applied=applied,
+        traffic=traffic,
         describe=lambda: {"pid": 1, "since": "2026-01-01T00:00:00Z"},
         notes=list,
     )
@@ -188,6 +191,7 @@ async def api(
         profiles=ProfileFiles(applied, str(folder / "profiles"), lambda names: {}),
         history=History(bus, reconciler),
         toolchain=machine.toolchain,
+        traffic=traffic,
         budget=lambda observed: None,
         cache_dir=machine.cache_dir,
         token=token_of or (lambda: token),

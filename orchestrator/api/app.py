@@ -19,6 +19,7 @@ from orchestrator import __version__
 from orchestrator.api import static
 from orchestrator.api.acting import Acting
 from orchestrator.api.answers import Document, Refused, broken, not_served, refused
+from orchestrator.api.gateway import Gateway
 from orchestrator.api.login import Login
 from orchestrator.api.machine import Machine
 from orchestrator.api.metrics import Metrics
@@ -43,6 +44,7 @@ def operations(control: Control, login: Login) -> list[Operation]:
         *Acting(control).operations(),
         *Profiles(control).operations(),
         *Machine(control).operations(),
+        *Gateway(control).operations(),
         *login.operations(),
         Operation(
             "GET",

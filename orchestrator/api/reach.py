@@ -13,6 +13,7 @@ from orchestrator.control.overview import Overview
 from orchestrator.control.profile_files import ProfileFiles
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.toolchain import Toolchain
+from orchestrator.control.traffic import Traffic
 from orchestrator.core.admission import BudgetNow
 from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.state import Store
@@ -32,6 +33,7 @@ class Control:
     overview: Overview
     history: History
     toolchain: Toolchain
+    traffic: Traffic
     budget: BudgetNow
     """What memory there is."""
     cache_dir: str

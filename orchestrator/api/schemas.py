@@ -84,6 +84,7 @@ _INSTANCE = _object(
         "stale": _YES_NO,
         "command": _TEXTS,
         "models": {"type": "array", "items": {"type": "object"}},
+        "requests": _or_null({"type": "object"}),
     }
 )
 
@@ -107,6 +108,7 @@ _STATUS = _object(
         "settled": _YES_NO,
         "missing": _TEXTS,
         "warnings": _TEXTS,
+        "gateway": _or_null({"$ref": "#/components/schemas/Instance"}),
         "instances": _list_of("Instance"),
     }
 )

@@ -133,6 +133,20 @@ def in_full(document: Mapping[str, Any]) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def gateway_lines(document: Mapping[str, Any]) -> list[str]:
+    """Where the gateway is, and what goes through it; nothing where there is none."""
+    row = document.get("gateway")
+    if row is None:
+        return []
+    said, requests = [f"gateway: {row['phase']} at {row['url']}"], row["requests"]
+    if requests is not None:
+        said.append(f"{requests['in_flight']} in flight")
+        said += [f"{requests['waiting']} waiting"] * bool(requests["waiting"])
+    if text := message(row):
+        said.append(text)
+    return [", ".join(said)]
+
+
 def _missing(document: Mapping[str, Any]) -> str:
     """What is not as declared. On a terminal that is too narrow for all of it, without the
     reasons, which stand in the table above."""
@@ -161,5 +175,6 @@ def summary(document: Mapping[str, Any]) -> list[str]:
             lines.append(click.style(f"{file} is invalid; its last good state is kept", fg="red"))
             for error in profile["errors"]:
                 lines += problem_text(error).splitlines()
+    lines += gateway_lines(document)
     lines += [click.style(f"warning: {inert(w)}", fg="yellow") for w in document["warnings"]]
     return lines

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SpecOf = Callable[[str], InstanceSpec]
 """The spec of an instance as it is in force now. Raises KeyError where nothing is known of it."""
 
+Drained = Callable[..., Coroutine[Any, Any, None]]
+"""`drained(start_id, within=seconds)`: until what was sent to that run is answered."""
+
 RowsOf = Callable[[str], tuple[ModelStatus, ...]]
 """What the status has of the models of an instance."""
 
@@ -51,6 +54,7 @@ class Executor:
         spec_of: SpecOf,
         rows_of: RowsOf,
         workshop: Workshop,
+        drained: Drained | None = None,
         hard_limits: HardLimits | None = None,
     ) -> None:
         self._bus = bus
@@ -59,6 +63,7 @@ class Executor:
         self._spec_of = spec_of
         self._rows_of = rows_of
         self._workshop = workshop
+        self._drained = drained
         self._hard_limits = hard_limits or HardLimits()
         self._starter = Starter(logs, inherited, owner, self._hard_limits)
         self._processes: dict[str, Process] = {}
@@ -76,12 +81,14 @@ class Executor:
         work = self._start_or_say_why(spec, start_id)
         self._starting[spec.name] = self._launch(work, f"start {spec.name}")
 
-    def stop(self, name: str, *, start_id: str, grace: float) -> None:
+    def stop(self, name: str, *, start_id: str, grace: float, drain: float = 0.0) -> None:
         """Begin a stop that was already recorded. The monitor posts `exited` at its end.
+
+        Requests that came through the gateway get `drain` seconds to end, before any signal.
 
         A server that somebody else runs is only let go of: that ends in `detached`.
         """
-        self._launch(self._stop(name, start_id, grace), f"stop {name}")
+        self._launch(self._stop(name, start_id, grace, drain), f"stop {name}")
 
     def kill(self, name: str) -> None:
         """End a stop's grace now."""
@@ -308,7 +315,7 @@ class Executor:
             if self._provisioners.get(served.name) is provisioner:
                 del self._provisioners[served.name]
 
-    async def _stop(self, name: str, start_id: str, grace: float) -> None:
+    async def _stop(self, name: str, start_id: str, grace: float, drain: float) -> None:
         starting = self._starting.pop(name, None)
         if starting is not None and not starting.done():
             starting.cancel()
@@ -326,6 +333,8 @@ class Executor:
             data = {"start_id": start_id, "exit_code": None, "signal": None}
             self._bus.post(Event(EventType.EXITED, name, message=message, data=data))
             return
+        if drain and self._drained is not None:
+            await self._drained(start_id, within=drain)
         ended = await process.stop(running, grace=grace)
         if ended is None:
             message = (

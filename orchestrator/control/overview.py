@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.control.applied import AppliedSet
 from orchestrator.control.attachment import ignored_settings
 from orchestrator.control.reconciler import Reconciler
+from orchestrator.control.traffic import Traffic
 from orchestrator.core.report import Usage, instance_rows, status_document
 from orchestrator.core.spec import FileIdentity, InstanceSpec
 from orchestrator.core.status import ALIVE, InstanceStatus, ProcessRef
@@ -32,12 +33,14 @@ class Overview:
         version: str,
         reconciler: Reconciler,
         applied: AppliedSet,
+        traffic: Traffic,
         describe: Callable[[], dict[str, Any]],
         notes: Callable[[], list[str]],
     ) -> None:
         self._version = version
         self._reconciler = reconciler
         self._applied = applied
+        self._traffic = traffic
         self._describe = describe
         self._notes = notes
         self._meter = UsageMeter()
@@ -94,6 +97,7 @@ class Overview:
             now=boot_clock(),
             usage=self.usage(),
             stale=self._stale_now(),
+            requests=self._traffic.by_instance(),
         )
         warnings = [*self._applied.warnings(), *self._notes()]
         warnings += [

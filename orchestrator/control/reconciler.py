@@ -30,6 +30,7 @@ from orchestrator.core.plan import (
     make_plan,
     renewals,
 )
+from orchestrator.core.report import instances_of
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import ModelStatus, Observed, Phase
 from orchestrator.runtime.files import identity_of
@@ -111,7 +112,7 @@ class Reconciler:
         was_converged = self.state.converged
         self._plan_and_submit(events, submitted)
         if self.state.converged and not was_converged:
-            count = len(self.desired or {})
+            count = len(instances_of(self.desired or {}))
             note = Event(EventType.CONVERGED, message=f"{count} of {count} ready")
             self._fold(self._bus.stamp(note), events)
         self._save(events)
@@ -256,7 +257,9 @@ class Reconciler:
         elif action.verb in (Verb.STOP, Verb.REPLACE):
             status = self.observed[action.instance]
             grace = 0.0 if action.reason == "hung" else status.spec.stop.grace
-            self._executor.stop(action.instance, start_id=status.start_id, grace=grace)
+            # What is ended because it does not answer, or takes too much, is not waited for.
+            drain = 0.0 if status.condemned else status.spec.stop.drain
+            self._executor.stop(action.instance, start_id=status.start_id, grace=grace, drain=drain)
         elif action.verb is Verb.KILL:
             self._executor.kill(action.instance)
         elif action.verb is Verb.UPDATE:

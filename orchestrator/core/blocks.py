@@ -112,6 +112,10 @@ class StopConfig(Block):
     grace: Duration | None = Field(
         default=None, description="Time between SIGTERM and SIGKILL. Default 10s."
     )
+    drain: Duration | None = Field(
+        default=None,
+        description="Time that requests through the gateway have to end before. Default 30s.",
+    )
 
 
 class UpdateConfig(Block):

@@ -13,7 +13,7 @@ from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
 from orchestrator.core.secret import masked_argv
-from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
     InstanceStatus,
@@ -61,8 +61,24 @@ def instance_rows(
     now: float,
     usage: Mapping[str, Usage],
     stale: Mapping[str, bool],
+    requests: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per instance, declared ones first in their order, then those on their way out."""
+    """One row per instance, declared ones first in their order, then those on their way out.
+
+    `requests` is what goes through the gateway to each.
+    """
+    rows = _rows(desired, observed, plan, now, usage, stale)
+    return [{**row, "requests": (requests or {}).get(row["name"])} for row in rows]
+
+
+def _rows(
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    now: float,
+    usage: Mapping[str, Usage],
+    stale: Mapping[str, bool],
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, spec in desired.items():
         status = observed.get(name)
@@ -217,11 +233,17 @@ def _at_rest(model: ModelStatus) -> ModelStatus:
     return replace(model, state=state, loaded=False)
 
 
+def instances_of(desired: Desired) -> list[str]:
+    """The names of what is declared, but for the gateway, which is no instance."""
+    return [name for name, spec in desired.items() if spec.engine != GATEWAY]
+
+
 def summary_line(desired: Desired, state: Convergence, invalid: Sequence[str] = ()) -> str:
     """How many are ready, and what is missing: `1 of 2 ready: b: starting`."""
     missing = [*state.missing, *(f"{file} is invalid" for file in invalid)]
-    ready = sum(not any(line.startswith(f"{name}: ") for line in state.missing) for name in desired)
-    said = f"{ready} of {len(desired)} ready" if desired else "nothing is declared"
+    names = instances_of(desired)
+    ready = sum(not any(line.startswith(f"{name}: ") for line in state.missing) for name in names)
+    said = f"{ready} of {len(names)} ready" if names else "nothing is declared"
     return f"{said}: {'; '.join(missing)}" if missing else said
 
 
@@ -234,7 +256,11 @@ def status_document(
     state: Convergence,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The document of `status --json`; a profile that does not parse is not converged either."""
+    """The document of `status --json`; a profile that does not parse is not converged either.
+
+    The gateway is kept like an instance, and is none: its row stands apart.
+    """
+    gateway = next((dict(row) for row in rows if row["engine"] == GATEWAY), None)
     return {
         "version": version,
         "daemon": dict(daemon) if daemon is not None else None,
@@ -243,5 +269,6 @@ def status_document(
         "settled": state.settled,
         "missing": [*state.missing, *(f"{p.file} is invalid" for p in profiles if not p.ok)],
         "warnings": list(warnings),
-        "instances": [dict(row) for row in rows],
+        "gateway": gateway,
+        "instances": [dict(row) for row in rows if row["engine"] != GATEWAY],
     }

@@ -18,7 +18,7 @@ AUTO_SLOTS = 4
 """What llama-server takes at once where nothing says otherwise."""
 
 
-def table(desired: Desired, observed: Observed, plan: Plan, *, number: int) -> dict[str, Any]:
+def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     """The whole of it: targets by instance, names in the order in which they are to be listed."""
     gateway = next((s.gateway for s in desired.values() if s.gateway is not None), GatewaySpec())
     specs = [spec for spec in desired.values() if spec.gateway is None]
@@ -32,7 +32,6 @@ def table(desired: Desired, observed: Observed, plan: Plan, *, number: int) -> d
     rows = [_route_row(route, names) for route in gateway.routes]
     rows += [{"name": name, "aims": aims} for name, aims in names.items() if name not in routes]
     return {
-        "number": number,
         "waiting": gateway.waiting,
         "patience": gateway.patience,
         "targets": [_target(spec, observed.get(spec.name), plan) for spec in specs],
@@ -89,6 +88,7 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
     return {
         "name": spec.name,
         "engine": spec.engine,
+        "run": status.start_id if status is not None else "",
         "host": runs.endpoint.connect_host,
         "port": runs.endpoint.port,
         "scheme": runs.endpoint.scheme,

@@ -118,9 +118,10 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StopPolicy:
-    """Seconds between SIGTERM and SIGKILL."""
+    """Seconds between SIGTERM and SIGKILL, and before: for what the gateway has sent it."""
 
     grace: float = 10.0
+    drain: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

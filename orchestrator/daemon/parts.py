@@ -12,6 +12,7 @@ from orchestrator.control.gauges import Gauges
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine
 from orchestrator.control.toolchain import Toolchain
+from orchestrator.control.traffic import Traffic
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.gpu import held_gpus
 from orchestrator.core.promise import Promises, kept_promises
@@ -46,7 +47,9 @@ class Parts:
         self.reconciler = Reconciler(
             bus=self.bus, store=store, observed=store.observed(), budget=self.budget.now
         )
+        self.traffic = Traffic(self.bus, self.reconciler)
         self.executor = Executor(
+            drained=self.traffic.drained,
             hard_limits=delegated(),
             bus=self.bus,
             logs=self.logs,

@@ -19,7 +19,7 @@ from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request
 from orchestrator.gateway.room import Room
-from orchestrator.gateway.table import Table
+from orchestrator.gateway.table import Table, Target
 
 READS = 30.0
 """Seconds in which the next piece of a request must come."""
@@ -29,6 +29,9 @@ IDLE = 120.0
 
 SWEEP = 5.0
 """Seconds between two looks at connections that do nothing."""
+
+REPORT = 0.5
+"""Seconds between two reports of what is under way."""
 
 DRAIN = 10.0
 """Seconds that requests under way get when the gateway is told to end."""
@@ -49,13 +52,22 @@ def main() -> None:
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), set[Inbound]()
-    known = asyncio.Event()
+    known, stirred = asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
         room.update(table)
         known.set()
+        stirred.set()
+
+    def left(target: Target) -> None:
+        # Who waits for it to have nothing to do any more, waits for this.
+        now = room.table.targets.get(target.name)
+        if now is None or now.run != target.run or not now.serves:
+            stirred.set()
+
+    room.on_leave = left
 
     def told(record: Record, request: Request) -> None:
         figures.add(record, loop.time())
@@ -79,7 +91,7 @@ async def _run(host: str, port: int) -> None:
         work = [
             following,
             loop.create_task(_sweep(clients)),
-            loop.create_task(_report(room, figures)),
+            loop.create_task(_report(room, figures, stirred)),
         ]
         await ended.wait()
         server.close()
@@ -108,15 +120,19 @@ async def _sweep(clients: set[Inbound]) -> None:
                 client.close()
 
 
-async def _report(room: Room, figures: Figures) -> None:
-    """Tell the daemon what is under way, whenever that has changed; at most twice a second."""
+async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
+    """Tell the daemon what is under way, whenever that has changed: twice a second, and at once
+    when it may wait for it (`stirred`)."""
     before: dict[str, Any] = {}
     while True:
         now = figures.as_json(room)
         if now != before:
             before = now
             await link.tell(now)
-        await asyncio.sleep(0.5)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPORT):
+                await stirred.wait()
+        stirred.clear()
 
 
 if __name__ == "__main__":

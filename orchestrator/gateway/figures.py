@@ -50,15 +50,18 @@ class Figures:
 
     def as_json(self, room: Room) -> dict[str, Any]:
         """Counts, and medians in seconds; `in_flight` and `waiting` as they are now."""
-        waiting = room.waiting_for()
-        names = {*self._by, *room.under_way, *waiting} & set(room.table.targets)
+        waiting, in_flight = room.waiting_for(), room.in_flight()
+        names = {*self._by, *in_flight, *waiting} & set(room.table.targets)
         return {
+            "daemon": room.table.daemon,
+            "number": room.table.number,
+            "runs": {run: count for (_, run), count in room.under_way.items()},
             "statuses": dict(self._statuses),
             "fallbacks": self._fallbacks,
             "retries": self._retries,
             "instances": {
                 name: _row(self._by.get(name, _Of()))
-                | {"in_flight": room.under_way[name], "waiting": waiting[name]}
+                | {"in_flight": in_flight[name], "waiting": waiting[name]}
                 for name in sorted(names)
             },
         }

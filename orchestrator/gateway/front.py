@@ -23,6 +23,9 @@ from orchestrator.gateway.table import Aim, Route
 PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
 """What `x-priority` may say."""
 
+HEALTH = ("/health", "/healthz")
+"""Whether it turns: asked by the daemon again and again, so not worth a line."""
+
 LISTS = {
     "/v1/models": listing.openai,
     "/models": listing.openai,
@@ -50,11 +53,12 @@ class Front:
             record.status = record.status or 499
             raise
         finally:
-            self.told(record, request)
+            if request.path not in HEALTH:
+                self.told(record, request)
 
     async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
         path = request.path
-        if path in ("/health", "/healthz"):
+        if path in HEALTH:
             self._say(inbound, record, 200, {"status": "ok"})
             return
         if not self._may(request):

@@ -12,6 +12,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.gateway.table import Aim, Table, Target
 
@@ -41,6 +42,16 @@ class HopelessError(Exception):
 Choice = tuple[Aim, Target]
 
 
+def _nobody(_target: Target) -> None:
+    """Nobody wants to know."""
+
+
+def _less(counts: Counter[Any], key: object) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
     client: str
@@ -66,8 +77,10 @@ class Room:
     size: int = 256
     deadline: float = 30.0
     table: Table = field(default_factory=Table)
-    under_way: Counter[str] = field(default_factory=Counter[str])
-    """Requests by target."""
+    under_way: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """Requests by whose seats they hold: `Target.seats`."""
+    on_leave: Callable[[Target], None] = _nobody
+    """Called when a request of a target is over."""
     _of_client: Counter[str] = field(default_factory=Counter[str])
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
     _shunned: dict[str, float] = field(default_factory=dict[str, float])
@@ -108,11 +121,10 @@ class Room:
 
     def leave(self, seat: Seat) -> None:
         """The request is over: the seat is the next one's."""
-        for counts, key in ((self.under_way, seat.target.name), (self._of_client, seat.client)):
-            counts[key] -= 1
-            if counts[key] <= 0:
-                del counts[key]
+        _less(self.under_way, seat.target.seats)
+        _less(self._of_client, seat.client)
         self._call_next()
+        self.on_leave(seat.target)
 
     def shun(self, target: str) -> None:
         """It broke a connection: others first, until the daemon says more."""
@@ -129,6 +141,13 @@ class Room:
                 if not waiter.turn.done():
                     waiter.turn.set_exception(error)
         self._call_next()
+
+    def in_flight(self) -> Counter[str]:
+        """How many are served, by target, whichever process of it."""
+        counts: Counter[str] = Counter()
+        for (name, _), count in self.under_way.items():
+            counts[name] += count
+        return counts
 
     def waiting_for(self) -> Counter[str]:
         """How many wait, by target; one that could go to several counts for each."""
@@ -169,7 +188,7 @@ class Room:
 
     def _seat(self, choice: Choice, client: str) -> Seat:
         aim, target = choice
-        self.under_way[target.name] += 1
+        self.under_way[target.seats] += 1
         self._of_client[client] += 1
         return Seat(aim, target, client)
 
@@ -181,7 +200,7 @@ class Room:
         turn = next(self._turns)
         for at in range(len(choices)):
             aim, target = choices[(at + turn) % len(choices)]
-            busy, slots = self.under_way[target.name], target.slots or UNKNOWN_SLOTS
+            busy, slots = self.under_way[target.seats], target.slots or UNKNOWN_SLOTS
             if not target.serves or busy >= slots or aim.weight <= 0:
                 continue
             load = (self._shunned.get(target.name, 0.0) > now, (busy + 1) / (slots * aim.weight))

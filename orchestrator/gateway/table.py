@@ -20,8 +20,8 @@ COMES = frozenset({"pending", "starting", "unready", "backoff", "stopping"})
 class Target:
     """An instance, or a server elsewhere, that requests can be sent to.
 
-    `slots` is how many it works on at once, None where nobody knows. `model` replaces what the
-    client called it, where the server goes by the name.
+    `run` tells one process of it from the next. `slots` is how many it works on at once, None where
+    nobody knows. `model` replaces what the client called it, where the server goes by the name.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Target:
     address: Address
     tls: bool = False
     prefix: str = ""
+    run: str = ""
     phase: str = "ready"
     reason: str = ""
     message: str = ""
@@ -40,6 +41,11 @@ class Target:
     @property
     def serves(self) -> bool:
         return self.phase == "ready"
+
+    @property
+    def seats(self) -> tuple[str, str]:
+        """Whose seats are counted: another process of an instance has all of its own free."""
+        return self.name, self.run
 
     @property
     def comes(self) -> bool:
@@ -54,6 +60,7 @@ class Target:
             address=(row["host"], row["port"]),
             tls=row.get("scheme") == "https",
             prefix=row.get("prefix", ""),
+            run=row.get("run", ""),
             phase=row["phase"],
             reason=row.get("reason", ""),
             message=row.get("message", ""),
@@ -88,9 +95,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All of it. `names` are spelled as they are shown; they are looked up without case."""
+    """All of it. `names` are spelled as they are shown; they are looked up without case.
+
+    `number` is `daemon`'s: another daemon counts anew.
+    """
 
     number: int = 0
+    daemon: str = ""
     targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
     names: Mapping[str, Route] = field(default_factory=dict[str, Route])
     folded: Mapping[str, Route] = field(default_factory=dict[str, Route])
@@ -102,7 +113,7 @@ class Table:
         folded: dict[str, Route] = {}
         for name, route in names.items():
             folded.setdefault(name.casefold(), route)
-        return cls(body.get("number", 0), targets, names, folded)
+        return cls(body.get("number", 0), body.get("daemon", ""), targets, names, folded)
 
     def route(self, name: str) -> Route | None:
         """What a client means, however it spells case, `.gguf` or `:latest`."""

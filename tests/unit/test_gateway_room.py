@@ -59,7 +59,7 @@ def test_a_free_slot_is_taken_at_once_and_the_next_waits_for_it() -> None:
         assert await waits(second)
         room.leave(first)
         assert (await second).target.name == "a"
-        assert room.under_way["a"] == 1
+        assert room.in_flight()["a"] == 1
 
     play(scene())
 
@@ -226,7 +226,7 @@ def test_no_slot_is_ever_lost_or_given_twice(acts: list[Callable[[Crowd], None]]
         for act in acts:
             act(crowd)
             await crowd.settle()
-            assert len(crowd.seated) == crowd.room.under_way["a"] <= 3
+            assert len(crowd.seated) == crowd.room.in_flight()["a"] <= 3
         while crowd.waiting:
             crowd.cancel()
             await crowd.settle()

@@ -14,6 +14,7 @@ from orchestrator.core.spec import (
     Demand,
     Endpoint,
     FileIdentity,
+    GatewaySpec,
     Inference,
     InputFile,
     Limits,
@@ -52,6 +53,7 @@ OTHERS: dict[str, object] = {
     "awaits": Awaited("o", "m"),
     "demand": Demand(1, declared=True),
     "gpus": (0,),
+    "gateway": GatewaySpec(waiting=1),
 }
 """Another value of each field."""
 

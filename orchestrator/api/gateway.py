@@ -1,0 +1,67 @@
+"""Routes between the gateway's process and the daemon: its table out, its figures in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from orchestrator.api.answers import Document, encoded, flag, object_in
+from orchestrator.api.feeds import as_line
+from orchestrator.api.operation import LINES, Answer, Operation, says, switch
+from orchestrator.api.reach import Control
+from orchestrator.core.figures import Figures
+from orchestrator.errors import InputError
+
+
+class Gateway:
+    """For the one gateway of this daemon, over the control socket: the table holds keys."""
+
+    def __init__(self, control: Control) -> None:
+        self._traffic = control.traffic
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "GET",
+                "/v1/gateway/table",
+                self.table,
+                "What the gateway serves: the names that clients may ask for, the instances behind "
+                "each, and where these are. With `follow`, one more at every change.",
+                {200: Answer("The table.", {"application/json": _OBJECT, LINES: _TEXT})},
+                query=(switch("follow", "Go on, a line of JSON for each."),),
+                local=True,
+            ),
+            Operation(
+                "POST",
+                "/v1/gateway/figures",
+                self.figures,
+                "The gateway tells what it does and has done.",
+                {200: says("Heard.", _OBJECT)},
+                body=Figures.model_json_schema(),
+                local=True,
+            ),
+        ]
+
+    async def table(self, request: Request) -> Response:
+        if flag(request, "follow"):
+            return StreamingResponse(self._lines(), media_type=LINES)
+        return Document(self._traffic.table())
+
+    async def _lines(self) -> AsyncGenerator[bytes]:
+        async for table in self._traffic.tables():
+            yield as_line(encoded(table))
+
+    async def figures(self, request: Request) -> Response:
+        try:
+            told = Figures.model_validate(await object_in(request))
+        except ValidationError as wrong:
+            raise InputError(f"these are no figures: {wrong.errors()[0]['msg']}") from None
+        self._traffic.take(told)
+        return Document({"ok": True})
+
+
+_OBJECT = {"type": "object"}
+_TEXT = {"type": "string"}
