@@ -48,6 +48,9 @@ class Call:
     asked_as: str = ""
     """What the client called the model."""
 
+    light: bool = False
+    """It only asks how an instance is, and need not wait for one that is busy."""
+
     def translated(self, target: Target) -> Asked | None:
         """The request in the words of the target, where it does not know those of the client.
 

@@ -116,6 +116,7 @@ class Exchanges:
                 client=call.record.client,
                 priority=call.priority,
                 deadline=leg.slow if more else None,
+                light=call.light,
             )
         except HopelessError as error:
             raise _unserved(leg, error.targets) from None

@@ -25,12 +25,12 @@ TOKEN = "only-for-this-test"
 
 DATA = Path(__file__).parent.parent / "data"
 
-HI = {"role": "user", "content": "hot"}
+HI: Any = {"role": "user", "content": "hot"}
 
 LLAMA, OLLAMA = "chat", "made"
 """Names of the same model, served by the one and by the other."""
 
-LOOK = {
+LOOK: Any = {
     "type": "function",
     "function": {
         "name": "look",
@@ -167,7 +167,9 @@ def test_the_client_of_anthropic(served: Served, name: str) -> None:
     with served.anthropic() as client:
         assert name in {one.id for one in client.models.list()}
         message = client.messages.create(model=name, max_tokens=3, messages=[HI])
-        assert message.content[0].text
+        first = message.content[0]
+        assert first.type == "text"
+        assert first.text
         assert message.stop_reason == "max_tokens"
         with client.messages.stream(model=name, max_tokens=3, messages=[HI]) as stream:
             assert "".join(stream.text_stream)
@@ -246,7 +248,9 @@ def test_calls_of_tools_and_formats_from_llama_server(served: Served) -> None:
         said = client.chat.completions.create(
             model="caller", messages=[HI], tools=[LOOK], max_tokens=55, temperature=0
         )
-        assert (said.choices[0].message.tool_calls or [])[0].function.name == "look"
+        called = (said.choices[0].message.tool_calls or [])[0]
+        assert called.type == "function"
+        assert called.function.name == "look"
 
 
 # --- what does not --------------------------------------------------------------------------------
