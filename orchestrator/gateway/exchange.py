@@ -121,6 +121,7 @@ class Exchanges:
             client=call.record.client,
             priority=call.priority,
             deadline=leg.slow if more else None,
+            light=call.light,
         )
         try:
             if wakes and early.has_comments(call):
