@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import line_of
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges, Record
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
@@ -83,7 +84,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, os.environ.get(GATEWAY_TOKEN, ""))
+    front = Front(room, Exchanges(room), told, Door(os.environ.get(GATEWAY_TOKEN, "")))
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )

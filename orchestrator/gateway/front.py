@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote
 
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, listing
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Call, Exchanges, Record
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request, document
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route
-
-PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
-"""What `x-priority` may say."""
 
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
@@ -40,13 +37,13 @@ class Front:
     room: Room
     exchanges: Exchanges
     told: Callable[[Record, Request], None]
-    token: str = ""
+    door: Door = field(default_factory=Door)
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request."""
         loop = asyncio.get_running_loop()
         given = request.header(b"x-request-id").decode("latin-1")[:128]
-        record = Record(loop.time(), given or secrets.token_hex(8), _client(inbound, request))
+        record = Record(loop.time(), given or secrets.token_hex(8))
         try:
             await self._answer(inbound, request, record)
         except asyncio.CancelledError:
@@ -61,23 +58,19 @@ class Front:
         if path in HEALTH:
             self._say(inbound, record, 200, {"status": "ok"})
             return
-        if not self._may(request):
+        visitor = self.door.visitor(request, self.room.table.tokens, peer=inbound.peer)
+        if visitor is None:
             hint = "send it as `Authorization: Bearer ...`, or as `x-api-key`"
             self._refuse(inbound, request, record, 401, "unauthorized", "no valid token", hint)
             return
+        record.client = visitor.client
         if request.method in (b"GET", b"HEAD") and path in LISTS:
             self._say(inbound, record, 200, LISTS[path](self.room.table))
             return
         call = self._call(inbound, request, record)
         if call is not None:
+            call.priority = visitor.priority
             await self.exchanges.serve(inbound, call)
-
-    def _may(self, request: Request) -> bool:
-        if not self.token:
-            return True
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        return hmac.compare_digest(given.strip(), self.token.encode())
 
     def _call(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
         """Whom it goes to; None when it was refused."""
@@ -116,20 +109,21 @@ class Front:
             answers.protocol_of(request.path),
             record,
             body,
-            PRIORITIES.get(request.header(b"x-priority").lower(), 0),
         )
 
     def _to_instance(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
         """`/instances/NAME/...` is the instance's own `/...`."""
         _, _, name, *rest = request.target.split(b"/", 3)
         known = unquote(name.partition(b"?")[0].decode("latin-1"))
-        if known not in self.room.table.targets:
-            hint = f"one of: {listed(list(self.room.table.targets))}"
+        targets = [one for one in self.room.table.targets.values() if not one.is_cloud]
+        aims = tuple(Aim(one.name) for one in targets if known in (one.name, one.replica_of))
+        if not aims:
+            hint = f"one of: {listed([one.name for one in targets])}"
             message = f"no instance {known[:200]!r}"
             self._refuse(inbound, request, record, 404, "instance-not-found", message, hint)
             return None
         record.model = known
-        route = Route(f"/instances/{known}", (Aim(known),))
+        route = Route(f"/instances/{known}", aims)
         return Call(request, route, b"/" + b"".join(rest), "openai", record)
 
     def _known(self) -> str:
@@ -158,9 +152,3 @@ class Front:
         mark = (b"x-request-id", record.id.encode("latin-1"))
         protocol = answers.protocol_of(request.path)
         inbound.write(answers.error(protocol, status, code, message, hint, mark))
-
-
-def _client(inbound: Inbound, request: Request) -> str:
-    """Who is to be treated fairly: whoever says so, else who has the token, else the address."""
-    said = request.header(b"x-client-id") or request.header(b"authorization")
-    return said.decode("latin-1")[:200] if said else inbound.peer

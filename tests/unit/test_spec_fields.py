@@ -54,6 +54,7 @@ OTHERS: dict[str, object] = {
     "demand": Demand(1, declared=True),
     "gpus": (0,),
     "gateway": GatewaySpec(waiting=1),
+    "replica_of": "other",
 }
 """Another value of each field."""
 
