@@ -6,15 +6,22 @@ the keys of protected instances, so it goes over the control socket alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
 from orchestrator.core.plan import Plan
-from orchestrator.core.spec import CloudSpec, Desired, GatewaySpec, InstanceSpec, RouteSpec
-from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, Observed
+from orchestrator.core.spec import (
+    CloudSpec,
+    Desired,
+    GatewaySpec,
+    InstanceSpec,
+    ModelFacts,
+    RouteSpec,
+)
+from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, ModelStatus, Observed
 from orchestrator.core.web import read_url
 
 AUTO_SLOTS = 4
@@ -119,6 +126,7 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
         "replica_of": spec.replica_of,
         "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
         "models": [one.name for one in present if one.state is ModelState.PRESENT],
+        "facts": dict(_facts(spec, present)),
     }
 
 
@@ -140,6 +148,23 @@ def _elsewhere(cloud: CloudSpec) -> dict[str, Any]:
         "phase": "ready",
         "key": cloud.key,
     }
+
+
+def _facts(
+    spec: InstanceSpec, present: Iterable[ModelStatus]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is known of each model, by what the server calls it; empty for its only one."""
+    if spec.holds is None:
+        loaded = _after(spec.command.argv, "--ctx-size", "-c")
+        context = {"loaded_context": int(loaded)} if loaded.isdigit() else {}
+        yield "", {**_said(spec.facts), **context}
+    for one in present:
+        yield one.name, {**_said(one.facts), "loaded": one.loaded}
+
+
+def _said(facts: ModelFacts | None) -> dict[str, Any]:
+    """What there is to say, and nothing of what nobody knows."""
+    return {} if facts is None else {key: value for key, value in asdict(facts).items() if value}
 
 
 def _slots(spec: InstanceSpec) -> int | None:

@@ -7,14 +7,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import line_of
+from orchestrator.gateway.call import Record
 from orchestrator.gateway.door import Door
-from orchestrator.gateway.exchange import Exchanges, Record
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
@@ -54,10 +56,12 @@ async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), set[Inbound]()
     known, stirred = asyncio.Event(), asyncio.Event()
+    door = _door(host)
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
+        door.tokens = table.tokens
         room.update(table)
         known.set()
         stirred.set()
@@ -84,7 +88,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, Door(os.environ.get(GATEWAY_TOKEN, "")))
+    front = Front(room, Exchanges(room), told, door)
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )
@@ -103,6 +107,11 @@ async def _run(host: str, port: int) -> None:
             one.cancel()
         for client in list(clients):
             client.close()
+
+
+def _door(host: str) -> Door:
+    name = socket.gethostname().lower()
+    return Door(os.environ.get(GATEWAY_TOKEN, ""), host, frozenset({name}))
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:

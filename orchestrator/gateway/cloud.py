@@ -7,6 +7,7 @@ meant for this machine: names, cookies, and the token of the gateway.
 from __future__ import annotations
 
 from orchestrator.gateway.message import Headers, Request, request_bytes
+from orchestrator.gateway.ollama_ask import Json
 from orchestrator.gateway.table import Target
 
 SENT = frozenset({b"accept", b"accept-encoding", b"content-type", b"user-agent"})
@@ -18,12 +19,41 @@ KEPT_BACK = frozenset({b"set-cookie", b"alt-svc", b"strict-transport-security"})
 REFUSED = frozenset({401, 402, 403})
 """Answers that are about our key: the client can do nothing about them."""
 
+KNOWN = frozenset(
+    {
+        "dimensions",
+        "encoding_format",
+        "frequency_penalty",
+        "input",
+        "messages",
+        "model",
+        "presence_penalty",
+        "response_format",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tools",
+        "top_p",
+    }
+)
+"""What OpenAI's protocol has, of what a llama-server can be asked."""
+
 VERSION = b"/v1"
 
 
 def speaks(path: bytes) -> bool:
     """Whether a path is OpenAI's."""
     return path.startswith(VERSION + b"/") and not path.startswith(b"/v1/messages")
+
+
+def plain(body: Json) -> Json:
+    """What was translated for a llama-server, without what only that one knows."""
+    said = {key: value for key, value in body.items() if key in KNOWN}
+    if "n_predict" in body and body["n_predict"] >= 0:
+        said["max_tokens"] = body["n_predict"]
+    return said
 
 
 def to_send(request: Request, path: bytes, target: Target, *, request_id: bytes) -> bytes:

@@ -1,46 +1,119 @@
-"""Who may come in, what they are called, and how urgent they may be."""
+"""Who may ask: whoever has the token; without one, programs and pages of this machine. Pure.
+
+A page of any site can make a browser send requests to this machine, and can give its own name this
+machine's address. With a token that leads nowhere. Without one, the name that is asked for must be
+one that only this machine has, and the page that asks must be one that this machine serves.
+"""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+import ipaddress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from orchestrator.gateway.message import Request
+from orchestrator.gateway.message import Headers, Request
 from orchestrator.gateway.table import Token
+from orchestrator.gateway.visitor import Visitor, by_name, owner, unnamed
 
-PRIORITIES = {"high": 1, "normal": 0, "low": -1}
-"""What `x-priority` may say: who is served first."""
+_ENDINGS = (".localhost", ".local", ".internal")
+"""Names that no stranger can own."""
 
+_PROGRAMS = frozenset({"app", "tauri", "vscode-webview", "vscode-file"})
+"""Schemes of pages that come with a program that somebody installed."""
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """Whose request it is. `client` is for people, and for fairness: never a token."""
-
-    client: str
-    priority: int = 0
+_SEEN = b"x-orchestrate-instance, x-request-id, retry-after"
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Why somebody is not let in."""
+
+    status: int
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(slots=True)
 class Door:
-    """`token` is the gateway's one token for everybody, "" where there is none."""
+    """`token` is what clients must send, if anything, or one of `tokens`, which change with the
+    table; `host` the address that is listened on, and `names` what this machine is called."""
 
     token: str = ""
+    host: str = "127.0.0.1"
+    names: frozenset[str] = frozenset()
+    tokens: tuple[Token, ...] = ()
 
-    def visitor(self, request: Request, tokens: Sequence[Token], *, peer: str) -> Visitor | None:
-        """None for one that may not come in."""
-        given, wished = _credential(request), _wished(request)
-        own = _who(given, tokens)
+    @property
+    def closed(self) -> bool:
+        """Whether it takes a token to come in."""
+        return bool(self.token or self.tokens)
+
+    def refusal(self, request: Request) -> Refused | None:
+        """None for who may ask."""
+        if self.closed:
+            return None if self._has_token(request) else _NO_TOKEN
+        return self._stranger(request)
+
+    def preflight(self, request: Request) -> Refused | None:
+        """The same for a browser that asks whether it may; it never sends a token."""
+        return None if self.closed else self._stranger(request)
+
+    def marks(self, request: Request) -> Headers:
+        """What tells the browser that its page may read the answer, if it may."""
+        origin = request.header(b"origin")
+        if not origin or not (self.closed or _is_here(origin)):
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", _SEEN),
+            (b"vary", b"origin"),
+        ]
+
+    def allowances(self, request: Request) -> Headers:
+        """The rest of the answer to a browser that asks."""
+        wanted = request.header(b"access-control-request-headers") or b"*"
+        return [
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+            (b"access-control-allow-headers", wanted),
+            (b"access-control-allow-private-network", b"true"),
+            (b"access-control-max-age", b"600"),
+        ]
+
+    def visitor(self, request: Request, peer: str) -> Visitor:
+        """Who it is that may come in, from the address `peer`."""
+        given = _credential(request)
+        own = owner(given, self.tokens)
         if own is not None:
-            most = PRIORITIES.get(own.priority or "", max(PRIORITIES.values()))
-            usual = PRIORITIES.get(own.priority or "", 0)
-            return Visitor(own.name, usual if wished is None else min(wished, most))
-        closed = bool(self.token or tokens)
-        if closed and not (self.token and hmac.compare_digest(given, self.token.encode())):
-            return None
-        said = request.header(b"x-client-id").decode("latin-1")[:200]
-        # What opens the door for everybody tells nobody from another.
-        return Visitor(said or (peer if closed else _called(given, peer)), wished or 0)
+            return by_name(own, request)
+        return unnamed(request, b"" if self.closed else given, peer)
+
+    def _has_token(self, request: Request) -> bool:
+        given = _credential(request)
+        known = bool(self.token) and hmac.compare_digest(given, self.token.encode())
+        return owner(given, self.tokens) is not None or known
+
+    def _stranger(self, request: Request) -> Refused | None:
+        host, origin = request.header(b"host"), request.header(b"origin")
+        if host and _is_loopback(self.host) and not self._is_ours(host.decode("latin-1")):
+            shown = host.decode("latin-1")[:100]
+            return Refused(403, "wrong-host", f"{shown!r} is no name of this machine", _HINT)
+        if origin and not _is_here(origin):
+            shown = origin.decode("latin-1")[:100]
+            return Refused(403, "wrong-origin", f"a page of {shown!r} may not ask", _HINT)
+        return None
+
+    def _is_ours(self, authority: str) -> bool:
+        host = _host_of(f"//{authority}")
+        return _is_address(host) or _is_local(host) or host in self.names
+
+
+_HINT = "with a `token:` under `gateway:`, whoever has it may"
+
+_NO_TOKEN = Refused(
+    401, "unauthorized", "no valid token", "send it as `Authorization: Bearer ...` or `x-api-key`"
+)
 
 
 def _credential(request: Request) -> bytes:
@@ -49,20 +122,32 @@ def _credential(request: Request) -> bytes:
     return given.strip()
 
 
-def _who(given: bytes, tokens: Sequence[Token]) -> Token | None:
-    """All are compared, whichever it is: how long that takes tells nothing."""
-    found: Token | None = None
-    for one in tokens:
-        if hmac.compare_digest(given, one.token):
-            found = one
-    return found
+def _is_here(origin: bytes) -> bool:
+    """Whether it is a page of this machine: one that it serves, or one of an installed program."""
+    text = origin.decode("latin-1")
+    host = _host_of(text)
+    return text.partition(":")[0] in _PROGRAMS or host == "localhost" or _is_loopback(host)
 
 
-def _wished(request: Request) -> int | None:
-    return PRIORITIES.get(request.header(b"x-priority").decode("latin-1").lower())
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
-def _called(given: bytes, peer: str) -> str:
-    """By the key that it sends of its own accord, under a name that tells nothing of it: this
-    process alone makes it so."""
-    return f"key-{hash(given) & 0xFFFFFFFF:08x}" if given else peer
+def _is_local(host: str) -> bool:
+    return host == "localhost" or host.endswith(_ENDINGS)
+
+
+def _is_address(host: str) -> bool:
+    """An address cannot be given away; a name can be made to mean any address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

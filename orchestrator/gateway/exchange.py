@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.spec import Trigger
-from orchestrator.gateway import answers, cloud
+from orchestrator.gateway import answers, cloud, form
 from orchestrator.gateway.affinity import Key, key_of
+from orchestrator.gateway.call import Call
 from orchestrator.gateway.choice import Choice
 from orchestrator.gateway.inbound import Inbound
-from orchestrator.gateway.message import HOP_BY_HOP, Headers, Request, head_bytes, request_bytes
+from orchestrator.gateway.message import Headers, request_bytes
+from orchestrator.gateway.ollama_ask import Asked, AskError, Json
 from orchestrator.gateway.outbound import Head, LostError, Outbound, Pool
+from orchestrator.gateway.reply import Reply
 from orchestrator.gateway.room import (
     FullError,
     HopelessError,
@@ -28,6 +31,9 @@ from orchestrator.gateway.room import (
     Wants,
 )
 from orchestrator.gateway.table import Route, Table, Target
+
+CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
+"""Headers of a client that go no further: what lets it in here is nobody else's."""
 
 ATTEMPTS = 4
 """Times that one leg of a request is sent, to whoever serves it then."""
@@ -40,41 +46,6 @@ AGAIN_AFTER = 5.0
 
 LONGEST = 60.0
 """Seconds that a client is told to wait at most."""
-
-CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
-"""Headers of a client that go no further."""
-
-
-@dataclass(slots=True)
-class Record:
-    """What the access log and the figures are made of; times are seconds of the loop's clock."""
-
-    began: float
-    id: str = ""
-    client: str = ""
-    model: str = ""
-    target: str = ""
-    status: int = 0
-    waited: float = 0.0
-    first_byte: float | None = None
-    sent: int = 0
-    fallbacks: int = 0
-    retries: int = 0
-    lost: bool = False
-
-
-@dataclass(slots=True)
-class Call:
-    """A request whose route is known. `path` is what the instance is asked for."""
-
-    request: Request
-    route: Route
-    path: bytes
-    protocol: answers.Protocol
-    record: Record
-    body: dict[str, object] | None = None
-    """The request's JSON, where it has a model that may have to be called otherwise."""
-    priority: int = 0
 
 
 class _NextError(Exception):
@@ -114,6 +85,13 @@ class Exchanges:
 
     async def serve(self, inbound: Inbound, call: Call) -> None:
         """Write the answer, whatever it is."""
+        try:
+            await self._serve(inbound, call)
+        except AskError as error:
+            wrong = _NextError("failing", 400, "bad-request", error.message, error.hint)
+            self._refuse(inbound, call, [wrong])
+
+    async def _serve(self, inbound: Inbound, call: Call) -> None:
         failures: list[_NextError] = []
         routes = list(self._routes(call.route))
         for at, route in enumerate(routes):
@@ -208,18 +186,19 @@ class Exchanges:
     ) -> None:
         """Send, and relay what comes. Raises `LostError` when it is to be tried once more."""
         target = seat.target
-        if target.is_cloud and not cloud.speaks(call.path):
+        asked = call.translated(target)
+        if target.is_cloud and not cloud.speaks(asked.path if asked is not None else call.path):
             message = f"{target.name} is only asked in OpenAI's protocol"
             raise _NextError("failing", 503, "other-protocol", message)
         try:
             async with asyncio.timeout_at(leg.until):
-                outbound, head = await self._answer(_to_send(call, seat), target, leg)
+                outbound, head = await self._answer(_to_send(call, seat, asked), target, leg)
         except TimeoutError:
             message = f"{leg.route.name} has not answered within {leg.route.slow:g} s"
             raise _NextError("slow", 504, "slow", message) from None
         try:
             _judge(target, head, leg, last=last)
-            await self._relay(inbound, call, outbound, head, target)
+            await self._relay(inbound, call, outbound, head, target, asked)
         except BaseException:
             outbound.close()
             raise
@@ -247,72 +226,38 @@ class Exchanges:
                 raise
 
     async def _relay(
-        self, inbound: Inbound, call: Call, outbound: Outbound, head: Head, target: Target
+        self,
+        inbound: Inbound,
+        call: Call,
+        outbound: Outbound,
+        head: Head,
+        target: Target,
+        asked: Asked | None,
     ) -> None:
-        record = call.record
-        record.target, record.status = target.name, head.status
-        write, end = self._writer(inbound, call, outbound, head, target)
+        reply = Reply(inbound, call, head, target, asked)
+
+        def write(piece: bytes) -> None:
+            reply.write(piece)
+            if inbound.full:
+                outbound.pause()
+
         inbound.on_writable = outbound.resume
         try:
             await outbound.relay(write)
         except LostError as lost:
-            record.lost = True
-            self._break_off(inbound, call, head, f"{target.name} broke off: {lost}")
+            call.record.lost = True
+            reply.broken(f"{target.name} broke off: {lost}")
         else:
-            end()
+            reply.end()
             await inbound.drained()
         finally:
             inbound.on_writable = _nothing
-
-    def _writer(
-        self, inbound: Inbound, call: Call, outbound: Outbound, head: Head, target: Target
-    ) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        """How a piece of the body goes to the client, and what comes after the last."""
-        record, loop = call.record, asyncio.get_running_loop()
-        left_out = HOP_BY_HOP | cloud.KEPT_BACK if target.is_cloud else HOP_BY_HOP
-        headers: Headers = [one for one in head.headers if one[0] not in left_out]
-        headers += [
-            (b"x-orchestrate-instance", target.name.encode()),
-            (b"x-request-id", record.id.encode()),
-        ]
-        framing, chunked = _framing(call, head)
-        inbound.write(head_bytes(head.status, [*headers, *framing]))
-
-        def write(piece: bytes) -> None:
-            if record.first_byte is None:
-                record.first_byte = loop.time()
-            record.sent += len(piece)
-            if chunked:
-                inbound.write_many([b"%x\r\n" % len(piece), piece, b"\r\n"])
-            else:
-                inbound.write(piece)
-            if inbound.full:
-                outbound.pause()
-
-        def end() -> None:
-            if chunked:
-                inbound.write(b"0\r\n\r\n")
-
-        return write, end
-
-    def _break_off(self, inbound: Inbound, call: Call, head: Head, message: str) -> None:
-        """The instance is gone in the middle: a stream is told, anything else is cut off."""
-        streamed = head.header(b"content-type").partition(b";")[0].strip()
-        if streamed in (b"text/event-stream", b"application/x-ndjson") and not head.header(
-            b"content-length"
-        ):
-            event = answers.error_event(call.protocol, message)
-            if call.request.chunked_is_known:
-                event = b"%x\r\n" % len(event) + event + b"\r\n0\r\n\r\n"
-            inbound.write(event)
-        else:
-            inbound.abort()
 
     def _refuse(self, inbound: Inbound, call: Call, failures: Sequence[_NextError]) -> None:
         """Say what has failed first, and then all else that was tried."""
         first = failures[0]
         call.record.status = first.status
-        more: list[tuple[bytes, bytes]] = [(b"x-request-id", call.record.id.encode())]
+        more: Headers = list(call.record.marks)
         if first.status in (429, 503):
             again = AGAIN_AFTER if first.again is None else min(max(first.again, 1.0), LONGEST)
             more.append((b"retry-after", b"%d" % math.ceil(again)))
@@ -358,45 +303,47 @@ def _judge(target: Target, head: Head, leg: _Leg, *, last: bool) -> None:
             raise _NextError("failing", 502, "lost", said)
 
 
-def _to_send(call: Call, seat: Seat) -> bytes:
+def _to_send(call: Call, seat: Seat, asked: Asked | None) -> bytes:
     """The request as this target is to see it."""
     target, request = seat.target, call.request
-    # What lets clients in here is nobody else's.
-    more: Headers = [(name, b"") for name in CREDENTIALS]
-    more.append((b"x-request-id", call.record.id.encode()))
+    more: Headers = [(b"x-request-id", call.record.id.encode())]
+    more += [(name, b"") for name in CREDENTIALS]
     if target.key:
         more.append((b"authorization", b"Bearer " + target.key.encode()))
-    if seat.aim.model and call.body is not None and call.body.get("model") != seat.aim.model:
-        body = json.dumps({**call.body, "model": seat.aim.model}).encode()
-        request = Request(
-            request.method, request.target, request.headers, body, True, request.chunked_is_known
-        )
+    path = call.path
+    if asked is not None:
+        path = asked.path
+        more += [(b"accept", b""), (b"accept-encoding", b"")]
+    body = _body(call, seat.aim.model, asked, elsewhere=target.is_cloud)
+    if body is not request.body:
+        request = replace(request, body=body, method=asked.method if asked else request.method)
     if target.is_cloud:
-        return cloud.to_send(request, call.path, target, request_id=call.record.id.encode())
+        return cloud.to_send(request, path, target, request_id=call.record.id.encode())
     host, port = target.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return request_bytes(
-        request, target=target.prefix.encode() + call.path, host=authority.encode(), more=more
+        request, target=target.prefix.encode() + path, host=authority.encode(), more=more
     )
 
 
-def _framing(call: Call, head: Head) -> tuple[Headers, bool]:
-    """How the end of the answer is told, and whether that is by chunks."""
-    length, headers = head.header(b"content-length"), Headers()
-    chunked = not length and call.request.chunked_is_known and _has_body(call, head)
-    if length:
-        headers.append((b"content-length", length))
-    elif chunked:
-        headers.append((b"transfer-encoding", b"chunked"))
-    elif _has_body(call, head):
-        call.request.keep_alive = False
-    if not call.request.keep_alive:
-        headers.append((b"connection", b"close"))
-    return headers, chunked
+def _body(call: Call, model: str, asked: Asked | None, *, elsewhere: bool) -> bytes:
+    """What is sent: translated, or with the model called as it is called there, or as it came."""
+    said = call.body
+    if asked is not None:
+        whole = {**(asked.body or {}), "model": model or call.route.name}
+        return _packed(cloud.plain(whole) if elsewhere else whole) if asked.body else b""
+    if model and call.span is not None:
+        return form.replaced(call.request.body, call.span, model)
+    if model and said is not None and said.get("model") != model:
+        return _packed({**said, "model": model})
+    return call.request.body
 
 
-def _has_body(call: Call, head: Head) -> bool:
-    return call.request.method != b"HEAD" and head.status not in (204, 304)
+def _packed(body: Json) -> bytes:
+    try:
+        return json.dumps(body).encode()
+    except RecursionError:
+        raise AskError("the request is nested too deeply") from None
 
 
 def _nothing() -> None:

@@ -44,6 +44,10 @@ class Target:
     models: tuple[str, ...] = ()
     on_demand: bool = False
     replica_of: str = ""
+    facts: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]], compare=False
+    )
+    """What clients are told of a model, by what the server calls it; empty for its only one."""
 
     @property
     def serves(self) -> bool:
@@ -88,6 +92,7 @@ class Target:
             models=tuple(row.get("models", ())),
             on_demand=row.get("on_demand", False),
             replica_of=row.get("replica_of", ""),
+            facts=row.get("facts", {}),
         )
 
 
