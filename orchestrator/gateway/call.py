@@ -47,6 +47,8 @@ class Call:
     """Where the request says its model, if it is a form."""
     asked_as: str = ""
     """What the client called the model."""
+    begun: bool = False
+    """The head of a stream has been sent, though nobody serves it yet."""
 
     light: bool = False
     """It only asks how an instance is, and need not wait for one that is busy."""
