@@ -153,7 +153,7 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route, call.light = Route(call.route.name, call.route.aims), True
+            call.route = Route(call.route.name, call.route.aims)
         await self.exchanges.serve(inbound, call)
 
     def _to_model(self, request: Request, record: Record) -> Call:

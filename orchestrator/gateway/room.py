@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.gateway.table import Aim, Table, Target
@@ -77,6 +77,7 @@ class Seat:
     aim: Aim
     target: Target
     client: str
+    light: bool = False
 
 
 @dataclass(slots=True)
@@ -110,12 +111,12 @@ class Room:
         light: bool = False,
     ) -> Seat:
         """A seat at one of what is wanted, now or when one is free. `light`: it only asks how the
-        target is, so it waits for no slot.
+        target is, so it waits for no slot, wakes nothing, and is no use of it.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
-        if light and (there := self._serving(wants(self.table))):
-            return self._seat(there, client)
+        if light and (there := self._there(wants(self.table))):
+            return replace(self._seat(there, client), light=True)
         if not self._waiting and (free := self._free(wants(self.table))):
             return self._seat(free, client)
         self._check(wants)
@@ -152,7 +153,8 @@ class Room:
         """The request is over: the seat is the next one's."""
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
-        self.used_at[seat.target.name] = _boot_clock()
+        if not seat.light:
+            self.used_at[seat.target.name] = _boot_clock()
         self._call_next()
         self.on_leave(seat.target)
 
@@ -234,7 +236,10 @@ class Room:
         self._of_client[client] += 1
         return Seat(aim, target, client)
 
-    def _serving(self, choices: Sequence[Choice]) -> Choice | None:
+    def _there(self, choices: Sequence[Choice]) -> Choice | None:
+        """The first that serves. Raises `HopelessError` where nothing would but for being asked."""
+        if choices and all(target.rests for _, target in choices):
+            raise HopelessError([target for _, target in choices])
         return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice]) -> Choice | None:
