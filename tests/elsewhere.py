@@ -7,7 +7,7 @@ import shutil
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,11 +34,12 @@ class Elsewhere:
         if headers.get("authorization") != f"Bearer {KEY}":
             return 401, {"error": {"message": "no such key"}}
         said = {"role": "assistant", "content": "from elsewhere"}
-        return self.status, {"model": body.get("model"), "choices": [{"message": said}]}
+        choice = {"index": 0, "message": said, "finish_reason": "stop"}
+        return self.status, {"model": body.get("model"), "choices": [choice]}
 
 
 @contextmanager
-def running(port: int, certificate: tuple[Path, Path] | None = None) -> Iterator[Elsewhere]:
+def running(port: int, certificate: tuple[Path, Path] | None = None) -> Generator[Elsewhere]:
     """Listen on loopback; with a certificate and its key, in TLS."""
     elsewhere = Elsewhere(port)
 

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from tests.fakes import fake
 from tests.look import pids, status, until_row
 from tests.world import World
 
-NOBODY = {"flags": {"parallel": 1}}
-
 
 class Gateway:
     """A client of the gateway."""
@@ -27,19 +26,18 @@ class Gateway:
         self.port = port
 
     def ask(
-        self, model: str, *, path: str = "/v1/completions", tokens: int = 1, **headers: str
+        self, model: str, *, path: str = "/v1/completions", headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """Status, headers by small names, and the body of an answer."""
-        prompt: dict[str, Any] = {"prompt": "a", "max_tokens": tokens}
+        prompt: dict[str, Any] = {"prompt": "a", "max_tokens": 1}
         if path.startswith("/v1/chat") or path == "/api/chat":
-            prompt = {"messages": [{"role": "user", "content": "a"}], "max_tokens": tokens}
+            prompt = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
             prompt |= {"stream": False} if path == "/api/chat" else {}
         body = json.dumps({"model": model, **prompt}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             data=body,
-            headers={"content-type": "application/json"}
-            | {name.replace("_", "-"): value for name, value in headers.items()},
+            headers={"content-type": "application/json", **(headers or {})},
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -50,13 +48,17 @@ class Gateway:
         return code, {k.lower(): v for k, v in said.items()}, json.loads(raw)
 
     def served_by(self, model: str, **more: Any) -> str:
-        code, headers, body = self.ask(model, **more)
+        code, said, body = self.ask(model, **more)
         assert code == 200, body
-        return headers["x-orchestrate-instance"]
+        return said["x-orchestrate-instance"]
+
+
+def session(number: int) -> dict[str, str]:
+    return {"x-session-id": str(number)}
 
 
 def applied(
-    world: World, instances: dict[str, Any], gateway: dict[str, Any], **env: str
+    world: World, instances: dict[str, Any], gateway: dict[str, Any], **env: Any
 ) -> Gateway:
     port = world.port()
     world.run("apply", world.profile(instances, gateway={"port": port, **gateway}), **env)
@@ -69,7 +71,7 @@ def test_replicas_serve_one_name_and_a_change_of_their_number_touches_no_other(
     gateway = applied(world, {"coder": {"replicas": 2}, "b": {"needs": ["coder"]}}, {})
     before = pids(world)
     assert set(before) == {"coder-1", "coder-2", "b"}
-    assert {gateway.served_by("coder", x_session_id=str(n)) for n in range(16)} == {
+    assert {gateway.served_by("coder", headers=session(n)) for n in range(16)} == {
         "coder-1",
         "coder-2",
     }
@@ -102,7 +104,7 @@ def test_weights_are_kept_exactly_and_a_session_stays_with_its_side(world: World
     served = Counter(gateway.served_by("chat") for _ in range(50))
     assert served == {"old": 45, "new": 5}
     sessions = {
-        n: {gateway.served_by("chat", x_session_id=str(n)) for _ in range(3)} for n in (1, 2)
+        n: {gateway.served_by("chat", headers=session(n)) for _ in range(3)} for n in (1, 2)
     }
     assert all(len(one) == 1 for one in sessions.values())
     assert {gateway.served_by("none") for _ in range(8)} == {"new"}
@@ -214,10 +216,10 @@ def test_a_cloud_serves_what_nobody_here_does(world: World, tmp_path: Path) -> N
         )
         mine = {"authorization": "Bearer t-1", "cookie": "c=1"}
         assert gateway.ask("chat")[0] == 401
-        assert gateway.served_by("chat", **mine) == "a"
+        assert gateway.served_by("chat", headers=mine) == "a"
         assert not cloud.paths
         world.run("stop", "a")
-        code, headers, body = gateway.ask("chat", path="/v1/chat/completions", **mine)
+        code, headers, body = gateway.ask("chat", path="/v1/chat/completions", headers=mine)
         assert (code, headers["x-orchestrate-instance"]) == (200, "cloud:sky")
         assert body["choices"][0]["message"]["content"] == "from elsewhere"
         assert "set-cookie" not in headers
@@ -227,13 +229,13 @@ def test_a_cloud_serves_what_nobody_here_does(world: World, tmp_path: Path) -> N
         assert "t-1" not in json.dumps(cloud.headers)
         assert "cookie" not in cloud.headers[0]
         # A client of Ollama is served there as well, in its own words.
-        code, headers, body = gateway.ask("chat", path="/api/chat", **mine)
+        code, headers, body = gateway.ask("chat", path="/api/chat", headers=mine)
         assert (code, headers["x-orchestrate-instance"]) == (200, "cloud:sky")
         assert body["message"]["content"] == "from elsewhere"
         cloud.status = 500
-        assert gateway.ask("chat", **mine)[0] == 500
+        assert gateway.ask("chat", headers=mine)[0] == 500
 
-    code, _, body = gateway.ask("chat", **mine)
+    code, _, body = gateway.ask("chat", headers=mine)
     assert code == 503
     assert "a is stopped, held" in body["error"]["message"]
     assert "cloud:sky: nothing answers at localhost" in body["error"]["message"]
