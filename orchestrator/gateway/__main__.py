@@ -154,7 +154,7 @@ async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
     when it may wait for it (`stirred`)."""
     before: dict[str, Any] = {}
     while True:
-        now = figures.as_json(room)
+        now = figures.as_json(room, asyncio.get_running_loop().time())
         if now != before:
             before = now
             await link.tell(now)

@@ -141,7 +141,7 @@ class Front:
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
         visitor = self.door.visitor(request, inbound.peer)
-        record.client = visitor.client
+        record.client, record.named = visitor.client, visitor.named
         if request.path.startswith("/instances/"):
             call = self._to_instance(request, record)
         else:
