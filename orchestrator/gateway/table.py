@@ -42,6 +42,10 @@ class Target:
     rests: bool = False
     failing: bool = False
     starts_within: float = 0.0
+    facts: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]], compare=False
+    )
+    """What clients are told of a model, by what the server calls it; empty for its only one."""
 
     @property
     def serves(self) -> bool:
@@ -84,6 +88,7 @@ class Target:
             rests=row.get("rests", False),
             failing=row.get("failing", False),
             starts_within=row.get("starts_within", 0.0),
+            facts=row.get("facts", {}),
         )
 
 
