@@ -182,6 +182,23 @@ class Story(RuleBasedStateMachine):
     def a_request_comes(self, name: str) -> None:
         self.world.want(name)
 
+    @rule(
+        order=st.permutations(NAMES[:3]),
+        pinned=st.sampled_from(NAMES[:3]),
+        at_work=st.sampled_from(NAMES[:3]),
+    )
+    def more_is_asked_for_than_fits(self, order: list[str], pinned: str, at_work: str) -> None:
+        for port, name in enumerate(order, 1):
+            on_demand = OnDemand(9.0, pin=name == pinned)
+            self._wish(name, Wish(port, memory=60, on_demand=on_demand), renew=False)
+        for name in order:
+            self.world.want(name)
+            for _ in range(12):
+                self.world.turn()
+            run = self.world.run_of(name)
+            if name == at_work and run is not None and run.serves:
+                self.world.busy.add(name)
+
     @precondition(lambda self: self.world.runs)
     @rule(index=nth, busy=st.booleans())
     def one_is_at_work(self, index: int, busy: bool) -> None:
