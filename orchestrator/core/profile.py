@@ -32,12 +32,12 @@ from orchestrator.core.fields import (
     EnvValue,
     Flag,
     Host,
+    Idle,
     KeepAlive,
     LlamaServerWord,
     Name,
     OllamaWord,
     Port,
-    PositiveDuration,
     Replicas,
     Start,
     Switch,
@@ -110,9 +110,10 @@ class LlamaServerDefaults(_Common):
         description="always, or on-demand: the first request through the gateway starts it. "
         "Default always.",
     )
-    idle: PositiveDuration | None = Field(
+    idle: Idle | None = Field(
         default=None,
-        description="On demand: time after its last use until it is stopped. Default: never.",
+        description="On demand: time after its last use until it is stopped, at least 1s. "
+        "Default: never.",
     )
     pin: Switch | None = Field(
         default=None,

@@ -220,8 +220,8 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
-            facts=facts_of(model, sees=mmproj is not None),
             on_demand=self._on_demand(config),
+            facts=facts_of(model, sees=mmproj is not None),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
