@@ -19,8 +19,10 @@ from orchestrator.core.spec import (
     InputFile,
     Limits,
     Liveness,
+    ModelFacts,
     ModelSet,
     ModelSpec,
+    OnDemand,
     Readiness,
     RestartPolicy,
     StopPolicy,
@@ -53,7 +55,9 @@ OTHERS: dict[str, object] = {
     "awaits": Awaited("o", "m"),
     "demand": Demand(1, declared=True),
     "gpus": (0,),
+    "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
+    "on_demand": OnDemand(),
 }
 """Another value of each field."""
 
