@@ -134,9 +134,19 @@ def env_reference(name: str) -> str:
     return f"{OPEN}{name}{CLOSE}"
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text of a draft is a reference, and nothing besides."""
+    return _MARKED.fullmatch(text) is not None
+
+
 def expanded(text: str, env: Mapping[str, str]) -> str:
     """`text` with its references replaced; what is not set is empty."""
     return _MARKED.sub(lambda match: env.get(match[1], ""), text)
+
+
+def filled(text: str) -> str:
+    """`text` with a letter where a reference stands, to see whether it could mean something."""
+    return _MARKED.sub("x", text)
 
 
 def spelled(value: Any) -> Any:
@@ -168,7 +178,7 @@ def located(path: str, folder: str) -> str:
 
 @dataclass(slots=True)
 class Names:
-    """Gives names to instances, each but once."""
+    """Gives names to what has one in a profile, each but once."""
 
     _taken: set[str] = field(default_factory=set[str])
     _numbers: dict[str, int] = field(default_factory=dict[str, int])
