@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
+from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
@@ -20,6 +21,7 @@ from orchestrator.core.status import (
     ModelState,
     ModelStatus,
     Observed,
+    Phase,
 )
 
 
@@ -82,7 +84,9 @@ def _rows(
     rows: list[dict[str, Any]] = []
     for name, spec in desired.items():
         status = observed.get(name)
-        if status is None:
+        if is_at_rest(spec, status):
+            rows.append(_rest_row(spec, status, now, stale.get(name, False)))
+        elif status is None:
             rows.append(_pending_row(spec, plan, None))
         elif status.phase not in ALIVE and name in plan.pending:
             rows.append(_pending_row(spec, plan, status))
@@ -124,6 +128,16 @@ def _pending_row(spec: InstanceSpec, plan: Plan, status: InstanceStatus | None) 
         "exit_code": status.exit_code if status else None,
         "retry_in_s": None,
     }
+
+
+def _rest_row(
+    spec: InstanceSpec, status: InstanceStatus | None, now: float, stale: bool
+) -> dict[str, Any]:
+    """Of one that runs on demand, and that nobody demands."""
+    row = _row(spec, status or InstanceStatus(spec.name, Phase.STOPPED, spec), now, None, stale)
+    since = row["since"] if status is not None else None
+    message = row["message"] if row["reason"] == IDLE else ""
+    return {**row, "since": since, "reason": IDLE, "message": message or "until a request comes"}
 
 
 def _held_back(waiting: Waiting | None) -> dict[str, Any]:
@@ -238,12 +252,20 @@ def instances_of(desired: Desired) -> list[str]:
     return [name for name, spec in desired.items() if spec.engine != GATEWAY]
 
 
+def how_many(ready: int, idle: int, count: int) -> str:
+    """In words, as in `2 of 3 ready, 1 idle`."""
+    if not count:
+        return "nothing is declared"
+    return f"{ready} of {count} ready" + f", {idle} idle" * bool(idle)
+
+
 def summary_line(desired: Desired, state: Convergence, invalid: Sequence[str] = ()) -> str:
     """How many are ready, and what is missing: `1 of 2 ready: b: starting`."""
     missing = [*state.missing, *(f"{file} is invalid" for file in invalid)]
     names = instances_of(desired)
-    ready = sum(not any(line.startswith(f"{name}: ") for line in state.missing) for name in names)
-    said = f"{ready} of {len(names)} ready" if names else "nothing is declared"
+    lacking = {line.partition(": ")[0] for line in state.missing} & {*names}
+    idle = sum(name in state.at_rest for name in names)
+    said = how_many(len(names) - len(lacking) - idle, idle, len(names))
     return f"{said}: {'; '.join(missing)}" if missing else said
 
 

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.gateway import answers
+from orchestrator.gateway import answers, early
+from orchestrator.gateway.call import Call
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, Request, head_bytes, request_bytes
 from orchestrator.gateway.outbound import Head, LostError, Outbound, Pool
@@ -33,38 +34,6 @@ TRY_OTHERS = frozenset({502, 503, 504})
 
 AGAIN_AFTER = 5
 """Seconds that a client is told to wait where nobody knows better."""
-
-
-@dataclass(slots=True)
-class Record:
-    """What the access log and the figures are made of; times are seconds of the loop's clock."""
-
-    began: float
-    id: str = ""
-    client: str = ""
-    model: str = ""
-    target: str = ""
-    status: int = 0
-    waited: float = 0.0
-    first_byte: float | None = None
-    sent: int = 0
-    fallbacks: int = 0
-    retries: int = 0
-    lost: bool = False
-
-
-@dataclass(slots=True)
-class Call:
-    """A request whose route is known. `path` is what the instance is asked for."""
-
-    request: Request
-    route: Route
-    path: bytes
-    protocol: answers.Protocol
-    record: Record
-    body: dict[str, object] | None = None
-    """The request's JSON, where it has a model that may have to be called otherwise."""
-    priority: int = 0
 
 
 class _NextError(Exception):
@@ -111,7 +80,7 @@ class Exchanges:
 
     async def _leg(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> None:
         for attempt in range(ATTEMPTS):
-            seat = await self._seat(call, leg, more=more)
+            seat = await self._seat(inbound, call, leg, more=more)
             try:
                 if await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS):
                     return
@@ -120,22 +89,31 @@ class Exchanges:
             call.record.retries += 1
         raise _NextError(502, "lost", f"{leg.name} has broken off {ATTEMPTS} times")
 
-    async def _seat(self, call: Call, leg: Route, *, more: bool) -> Seat:
+    async def _seat(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> Seat:
         def wants(table: Table) -> Sequence[Choice]:
             # An edit may have changed what the name means while the request waited.
             return tuple(table.aims(table.route(leg.name) or leg))
 
-        if more and not any(target.serves for _, target in wants(self.room.table)):
+        def starting() -> str:
+            targets = [target for _, target in wants(self.room.table)]
+            wakes = next((target.name for target in targets if target.wakes), "")
+            return "" if any(target.serves for target in targets) else wakes
+
+        wakes = starting()
+        if more and not wakes and not any(t.serves for _, t in wants(self.room.table)):
             raise _unserved(leg, [target for _, target in wants(self.room.table)])
         loop = asyncio.get_running_loop()
         began = loop.time()
+        taking = self.room.take(
+            wants,
+            client=call.record.client,
+            priority=call.priority,
+            deadline=leg.slow if more else None,
+        )
         try:
-            return await self.room.take(
-                wants,
-                client=call.record.client,
-                priority=call.priority,
-                deadline=leg.slow if more else None,
-            )
+            if wakes and early.has_comments(call):
+                return await early.kept_open(inbound, call, self.room, taking, starting)
+            return await taking
         except HopelessError as error:
             raise _unserved(leg, error.targets) from None
         except FullError:
@@ -203,6 +181,9 @@ class Exchanges:
     ) -> None:
         record = call.record
         record.target, record.status = target.name, head.status
+        if call.begun and not early.fits(head):
+            await early.fail_as_told(inbound, call, outbound, head, target.name)
+            return
         write, end = self._writer(inbound, call, outbound, head, target)
         inbound.on_writable = outbound.resume
         try:
@@ -221,13 +202,16 @@ class Exchanges:
     ) -> tuple[Callable[[bytes], None], Callable[[], None]]:
         """How a piece of the body goes to the client, and what comes after the last."""
         record, loop = call.record, asyncio.get_running_loop()
-        headers: Headers = [one for one in head.headers if one[0] not in HOP_BY_HOP]
-        headers += [
-            (b"x-orchestrate-instance", target.name.encode()),
-            (b"x-request-id", record.id.encode()),
-        ]
         framing, chunked = _framing(call, head)
-        inbound.write(head_bytes(head.status, [*headers, *framing]))
+        if call.begun:
+            chunked = call.request.chunked_is_known
+        else:
+            headers: Headers = [one for one in head.headers if one[0] not in HOP_BY_HOP]
+            headers += [
+                (b"x-orchestrate-instance", target.name.encode()),
+                (b"x-request-id", record.id.encode()),
+            ]
+            inbound.write(head_bytes(head.status, [*headers, *framing]))
 
         def write(piece: bytes) -> None:
             if record.first_byte is None:
@@ -260,6 +244,9 @@ class Exchanges:
             inbound.abort()
 
     def _refuse(self, inbound: Inbound, call: Call, error: _NextError) -> None:
+        if call.begun:
+            early.fail(inbound, call, error.status, error.code, error.message, error.hint)
+            return
         call.record.status = error.status
         more: list[tuple[bytes, bytes]] = [(b"x-request-id", call.record.id.encode())]
         if error.status in (429, 503):

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, listing
-from orchestrator.gateway.exchange import Call, Exchanges, Record
+from orchestrator.gateway.call import Call, Record
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request, document
 from orchestrator.gateway.room import Room
