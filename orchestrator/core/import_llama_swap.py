@@ -81,7 +81,7 @@ class _Translation:
         routes = {one: to for one, to in self._routes.items() if self._served.get(one) in to}
         gateway = SwapGateway(self._config, self._drafting, self._served, routes)
         head = {GATEWAY: {**where.keys(), **gateway.keys()}}
-        if listening is None:
+        if listening is None and self._served:
             self._notes.changed(NEARBY, at=(GATEWAY,))
         self._whole()
         self._drafting.said_of_paths()

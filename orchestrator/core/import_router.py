@@ -43,6 +43,7 @@ class _Translation:
         self._notes = drafting.notes
         self._instances: dict[str, Any] = {}
         self._names = Names({GATEWAY})
+        self._preloads = False
 
     def profile(self, listening: Listening) -> Imported:
         shared = Section(GLOBAL, 0)
@@ -52,6 +53,7 @@ class _Translation:
                 message = "this section comes twice: what it said before counts for nothing"
                 self._notes.changed(message, part=f"[{section.name}]", line=section.number)
         base, more = self._read(shared, _DEFAULTS)
+        self._preloads = more.get("preload", False)
         for section in self._sections:
             if section.name != GLOBAL:
                 self._instance(section, base)
@@ -71,6 +73,8 @@ class _Translation:
         at: Path = ("instances", name)
         self._instances[name] = GONE
         read, more = self._read(section, at)
+        if more.get("preload") == self._preloads:
+            more.pop("preload", None)
         if not {"model", "hf-repo"} & read.places.keys():
             self._model(section, read, base)
         if base.places.get("mmproj"):
