@@ -13,6 +13,7 @@ from orchestrator.core.import_draft import Names, env_reference, filled, is_refe
 from orchestrator.core.import_flags import secret_told
 from orchestrator.core.import_instance import Drafting
 from orchestrator.core.import_swap_config import SwapConfig, settings_of
+from orchestrator.core.import_swap_words import TIMES
 from orchestrator.core.nodes import Entry
 from orchestrator.core.problem import Path
 
@@ -22,7 +23,7 @@ _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _ONLY_FALLBACK = (
     "a cloud is asked for what cannot be served here: name it under the `fallback:` of a route"
 )
-_UNCHANGED = "requests reach it as they were sent"
+_OF_PEERS = {"filters": "requests reach it as they were sent", "timeouts": TIMES}
 _CHOSEN = "of those that are ready, the least busy one is asked"
 
 
@@ -92,9 +93,9 @@ class SwapGateway:
             cloud["key"] = self._secret(key, wanted, f"{part}.apiKey", line, below)
         at = (*_AT, "cloud", name)
         notes.changed(_ONLY_FALLBACK, part=part, line=entry.line, at=at)
-        for one in ("filters", "timeouts"):
+        for one, message in _OF_PEERS.items():
             if one in settings:
-                notes.lost(_UNCHANGED, part=part, key=one, line=settings[one].line, at=at)
+                notes.lost(message, part=part, key=one, line=settings[one].line, at=at)
         # A selector may lead to one of its models: then that is a cloud of its own.
         for model, _ in self.config.words(settings.get("models")):
             known = [one for one in (f"{peer}/{model}", model) if one in selected]

@@ -19,14 +19,14 @@ _LOG = (
 _SEEN = "of llama-swap's own pages; `orchestrate status`, the dashboard and the metrics show that"
 _LISTED = "the gateway lists names, and says nothing more of a model"
 _LOADING = "a stream is kept open while its model loads, with nothing in it that anybody reads"
-_TIMES = (
+TIMES = (
     "the gateway waits for as long as a server works; a route with `slow:` falls back from one "
     "that says nothing for so long"
 )
 
 FILE_KEYS: Mapping[str, str] = {
     "apiKeys": "",
-    "captureBuffer": "no request is kept; " + _LOG,
+    "captureBuffer": "what a request holds is not kept: `orchestrate logs gateway` has a line for each",
     "globalTTL": "",
     "groups": "",
     "healthCheckTimeout": "",
@@ -71,7 +71,7 @@ MODEL_KEYS: Mapping[str, str] = {
     "name": "",
     "proxy": "",
     "sendLoadingState": _LOADING,
-    "timeouts": _TIMES,
+    "timeouts": TIMES,
     "ttl": "",
     "unlisted": "the gateway lists all names",
     "unloadTimeout": "",
