@@ -26,7 +26,7 @@ TIMES = (
 
 FILE_KEYS: Mapping[str, str] = {
     "apiKeys": "",
-    "captureBuffer": "what a request holds is not kept: `orchestrate logs gateway` has a line for each",
+    "captureBuffer": "what requests hold is not kept; " + _LOG[_LOG.index("`") :],
     "globalTTL": "",
     "groups": "",
     "healthCheckTimeout": "",
