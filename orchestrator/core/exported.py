@@ -39,8 +39,9 @@ class Exported:
 
     `ports` are those that others can reach, by instance, the gateway's first. `variables` are what
     the profiles refer to, with whether they can do without. `limit` are bytes for all together,
-    `reserved` for those that are there at once, None where not every instance says one. `gpus` are the indices of those that are asked for, None for
-    whatever is there; `wants_gpus` whether any instance asks at all.
+    `reserved` for those that are there at once, None where not every instance says one. `gpus` are
+    the indices of those that are asked for, None for whatever is there; `wants_gpus` whether any
+    instance asks at all.
     """
 
     profiles: tuple[LoadedProfile, ...]
