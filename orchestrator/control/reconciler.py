@@ -31,9 +31,10 @@ from orchestrator.core.plan import (
     make_plan,
     renewals,
 )
-from orchestrator.core.report import how_many, instances_of
+from orchestrator.core.report import instances_of
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import ModelStatus, Observed, Phase
+from orchestrator.core.wording import how_many
 from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.state import Store, StoreError

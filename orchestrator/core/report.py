@@ -23,6 +23,7 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
+from orchestrator.core.wording import how_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,20 +253,14 @@ def instances_of(desired: Desired) -> list[str]:
     return [name for name, spec in desired.items() if spec.engine != GATEWAY]
 
 
-def how_many(ready: int, idle: int, count: int) -> str:
-    """In words, as in `2 of 3 ready, 1 idle`."""
-    if not count:
-        return "nothing is declared"
-    return f"{ready} of {count} ready" + f", {idle} idle" * bool(idle)
-
-
 def summary_line(desired: Desired, state: Convergence, invalid: Sequence[str] = ()) -> str:
     """How many are ready, and what is missing: `1 of 2 ready: b: starting`."""
     missing = [*state.missing, *(f"{file} is invalid" for file in invalid)]
     names = instances_of(desired)
     lacking = {line.partition(": ")[0] for line in state.missing} & {*names}
     idle = sum(name in state.at_rest for name in names)
-    said = how_many(len(names) - len(lacking) - idle, idle, len(names))
+    ready = len(names) - len(lacking) - idle
+    said = how_many(ready, idle, len(names)) if names else "nothing is declared"
     return f"{said}: {'; '.join(missing)}" if missing else said
 
 

@@ -21,6 +21,7 @@ from orchestrator.core.spec import (
     Liveness,
     ModelSet,
     ModelSpec,
+    OnDemand,
     Readiness,
     RestartPolicy,
     StopPolicy,
@@ -54,6 +55,7 @@ OTHERS: dict[str, object] = {
     "demand": Demand(1, declared=True),
     "gpus": (0,),
     "gateway": GatewaySpec(waiting=1),
+    "on_demand": OnDemand(),
 }
 """Another value of each field."""
 
