@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.render import size
 from orchestrator.cli.tables import counted
+from orchestrator.core.spec import GATEWAY
 from orchestrator.settings import Settings
 
 LITTLE_MEMORY = 512 << 20
@@ -111,12 +112,12 @@ def ports(settings: Settings) -> Iterator[Finding]:
                 break
             if holder.pid is None or holder.pid not in ours:
                 hint = f"end it, or give {name} another port (or `port: auto`)"
-                message = f"port {port} of instance {name} is held by {holder}"
+                message = f"port {port} of {_called(name)} is held by {holder}"
                 yield Finding("ports", "warn", message, hint, data)
                 break
         if low <= port <= high:
             hint = f"choose one below {low}, or `port: auto`"
-            message = f"port {port} of instance {name} may be taken by any outgoing connection"
+            message = f"port {port} of {_called(name)} may be taken by any outgoing connection"
             yield Finding("ports", "warn", message, hint, data)
     data = {"declared": len(declared), "ephemeral": [low, high], "listening": len(everyone)}
     message = f"{counted(len(declared), 'fixed port')} in the profiles found"
@@ -124,7 +125,8 @@ def ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
-    """(instance, host, port, whether it attaches to an Ollama there) of every fixed port, once."""
+    """(instance, host, port, whether it attaches to an Ollama there) of every fixed port, once;
+    gateways too."""
     from orchestrator.cli.profiles import load, profile_files
     from orchestrator.core.profile import OllamaConfig, given
 
@@ -134,6 +136,12 @@ def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
         loaded = load(file, settings, os.environ)
         if loaded is None:
             continue
+        gateway = loaded.config.gateway
+        if gateway is not None and isinstance(gateway.port, int):
+            whole = (GATEWAY, gateway.host or default, gateway.port)
+            if whole not in seen:
+                seen.add(whole)
+                yield *whole, False
         for name, config in loaded.config.instances.items():
             host = loaded.config.effective(config).host or default
             attaches = (
@@ -143,6 +151,10 @@ def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
             if isinstance(config.port, int) and (name, host, config.port) not in seen:
                 seen.add((name, host, config.port))
                 yield name, host, config.port, attaches
+
+
+def _called(name: str) -> str:
+    return "the gateway" if name == GATEWAY else f"instance {name}"
 
 
 def inotify(_settings: Settings) -> Iterator[Finding]:
