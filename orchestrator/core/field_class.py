@@ -41,6 +41,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "awaits": None,
     "demand": LIVE,
     "gpus": None,
+    "facts": None,
     "gateway": LIVE,
     "on_demand": LIVE,
 }

@@ -245,6 +245,22 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What people are told of a model, as its header or its server says: bytes, counts; empty or 0
+    where nobody says. `modified` is an instant, `context` the tokens that it was trained with."""
+
+    family: str = ""
+    parameters: int = 0
+    parameter_size: str = ""
+    quantization: str = ""
+    context: int = 0
+    size: int = 0
+    digest: str = ""
+    modified: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OnDemand:
     """Of an instance that is only started when somebody asks for it.
 
@@ -300,8 +316,8 @@ class InstanceSpec:
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
-    knows how much memory it takes, `gpus` where the engine chooses among all there are,
-    `on_demand` where it is always to run.
+    knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
+    engine chooses among all there are, `on_demand` where it is always to run.
     """
 
     name: str
@@ -326,6 +342,7 @@ class InstanceSpec:
     awaits: Awaited | None = None
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
+    facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
     on_demand: OnDemand | None = None
 

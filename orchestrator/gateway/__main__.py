@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import line_of
 from orchestrator.gateway.call import Record
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
@@ -89,7 +91,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, os.environ.get(GATEWAY_TOKEN, ""))
+    front = Front(room, Exchanges(room), told, _door(host))
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )
@@ -109,6 +111,11 @@ async def _run(host: str, port: int) -> None:
             one.cancel()
         for client in list(clients):
             client.close()
+
+
+def _door(host: str) -> Door:
+    name = socket.gethostname().lower()
+    return Door(os.environ.get(GATEWAY_TOKEN, ""), host, frozenset({name}))
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:

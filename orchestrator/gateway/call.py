@@ -1,12 +1,14 @@
-"""A request whose route is known, and what is written down of it."""
+"""A request under way: what is asked of whom, in which protocol, and what is noted of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.gateway import form, ollama_ask
 from orchestrator.gateway.answers import Protocol
-from orchestrator.gateway.message import Request
-from orchestrator.gateway.table import Route
+from orchestrator.gateway.message import Headers, Request
+from orchestrator.gateway.ollama_ask import Asked, AskError, Json
+from orchestrator.gateway.table import Route, Target
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class Record:
     fallbacks: int = 0
     retries: int = 0
     lost: bool = False
+    marks: Headers = field(default_factory=Headers)
+    """Headers that the answer carries, whoever gives it."""
 
 
 @dataclass(slots=True)
@@ -36,8 +40,26 @@ class Call:
     path: bytes
     protocol: Protocol
     record: Record
-    body: dict[str, object] | None = None
+    body: Json | None = None
     """The request's JSON, where it has a model that may have to be called otherwise."""
     priority: int = 0
+    span: form.Span | None = None
+    """Where the request says its model, if it is a form."""
+    asked_as: str = ""
+    """What the client called the model."""
     begun: bool = False
     """The head of a stream has been sent, though nobody serves it yet."""
+
+    light: bool = False
+    """It only asks how an instance is, and need not wait for one that is busy."""
+
+    def translated(self, target: Target) -> Asked | None:
+        """The request in the words of the target, where it does not know those of the client.
+
+        Raises `AskError`.
+        """
+        if self.protocol != "ollama" or self.body is None or target.engine == "ollama":
+            return None
+        if self.request.path not in ollama_ask.PATHS:
+            raise AskError(f"{target.name} is no Ollama: it does not offer {self.request.path}")
+        return ollama_ask.asked(self.request.path, self.body)

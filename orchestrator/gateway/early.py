@@ -66,7 +66,7 @@ def begin(inbound: Inbound, call: Call) -> None:
     headers: Headers = [
         (b"content-type", EVENTS),
         (b"cache-control", b"no-cache"),
-        (b"x-request-id", call.record.id.encode()),
+        *call.record.marks,
     ]
     if call.request.chunked_is_known:
         headers.append((b"transfer-encoding", b"chunked"))

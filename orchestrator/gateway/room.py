@@ -107,11 +107,15 @@ class Room:
         client: str,
         priority: int = 0,
         deadline: float | None = None,
+        light: bool = False,
     ) -> Seat:
-        """A seat at one of what is wanted, now or when one is free.
+        """A seat at one of what is wanted, now or when one is free. `light`: it only asks how the
+        target is, so it waits for no slot.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
+        if light and (there := self._serving(wants(self.table))):
+            return self._seat(there, client)
         if not self._waiting and (free := self._free(wants(self.table))):
             return self._seat(free, client)
         self._check(wants)
@@ -229,6 +233,9 @@ class Room:
         self.under_way[target.seats] += 1
         self._of_client[client] += 1
         return Seat(aim, target, client)
+
+    def _serving(self, choices: Sequence[Choice]) -> Choice | None:
+        return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice]) -> Choice | None:
         """The least busy that serves and has a free slot, by weight; equals take turns."""

@@ -39,6 +39,10 @@ class Target:
     key: str = ""
     models: tuple[str, ...] = ()
     on_demand: bool = False
+    facts: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]], compare=False
+    )
+    """What clients are told of a model, by what the server calls it; empty for its only one."""
     rests: bool = False
     failing: bool = False
     starts_within: float = 0.0
@@ -81,6 +85,7 @@ class Target:
             key=row.get("key", ""),
             models=tuple(row.get("models", ())),
             on_demand=row.get("on_demand", False),
+            facts=row.get("facts", {}),
             rests=row.get("rests", False),
             failing=row.get("failing", False),
             starts_within=row.get("starts_within", 0.0),

@@ -19,6 +19,7 @@ from orchestrator.core.spec import (
     InputFile,
     Limits,
     Liveness,
+    ModelFacts,
     ModelSet,
     ModelSpec,
     OnDemand,
@@ -54,6 +55,7 @@ OTHERS: dict[str, object] = {
     "awaits": Awaited("o", "m"),
     "demand": Demand(1, declared=True),
     "gpus": (0,),
+    "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
     "on_demand": OnDemand(),
 }
