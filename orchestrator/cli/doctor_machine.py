@@ -106,18 +106,19 @@ def ports(settings: Settings) -> Iterator[Finding]:
     ours = {one.ref.pid for one in find_owned(state_id(settings.state_dir))}
     for name, host, port, attaches in declared:
         data = {"instance": name, "host": host, "port": port}
+        called = "the gateway" if name == GATEWAY else f"instance {name}"
         for one in sockets.conflicting(host, port, everyone):
             holder = sockets.holder(one)
             if attaches and server_at(one.host, port) is not None:
                 break
             if holder.pid is None or holder.pid not in ours:
-                hint = f"end it, or give {name} another port (or `port: auto`)"
-                message = f"port {port} of {_called(name)} is held by {holder}"
+                hint = f"end it, or give {called} another port (or `port: auto`)"
+                message = f"port {port} of {called} is held by {holder}"
                 yield Finding("ports", "warn", message, hint, data)
                 break
         if low <= port <= high:
             hint = f"choose one below {low}, or `port: auto`"
-            message = f"port {port} of {_called(name)} may be taken by any outgoing connection"
+            message = f"port {port} of {called} may be taken by any outgoing connection"
             yield Finding("ports", "warn", message, hint, data)
     data = {"declared": len(declared), "ephemeral": [low, high], "listening": len(everyone)}
     message = f"{counted(len(declared), 'fixed port')} in the profiles found"
@@ -151,10 +152,6 @@ def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
             if isinstance(config.port, int) and (name, host, config.port) not in seen:
                 seen.add((name, host, config.port))
                 yield name, host, config.port, attaches
-
-
-def _called(name: str) -> str:
-    return "the gateway" if name == GATEWAY else f"instance {name}"
 
 
 def inotify(_settings: Settings) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ def test_where_somebody_has_its_port_apply_and_doctor_say_who(gate: World) -> No
         examined = gate.run("doctor").out
 
     assert ran.code == 1
-    assert f"gateway: backoff, port-taken: port {port} is held by" in ran.err
+    assert f"gateway: backoff, port-taken: port {port} is taken by" in ran.err
     assert f"port {port} of the gateway is held by" in examined
     gate.until(lambda: gate.status()["converged"], "the gateway has its port")
     assert f"ok    gateway ready at http://127.0.0.1:{port}" in gate.run("doctor").out
