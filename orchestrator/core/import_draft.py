@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from orchestrator.core.fields import is_name
 from orchestrator.core.nodes import shown
 from orchestrator.core.problem import Path, Problem
 from orchestrator.core.source import Source, read_source
@@ -193,6 +194,13 @@ class Names:
             name = f"{stem}-{number}"
         self._taken.add(name)
         return name
+
+    def all(self, wanted: Iterable[str]) -> list[str]:
+        """A name for each. Whoever can be called exactly so is, whoever comes before it."""
+        words = list(wanted)
+        order = sorted(range(len(words)), key=lambda at: not is_name(words[at]))
+        names = {at: self.name(words[at]) for at in order}
+        return [names[at] for at in range(len(words))]
 
 
 def typed(word: str) -> str | int | float:

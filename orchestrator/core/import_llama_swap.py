@@ -69,8 +69,8 @@ class _Translation:
         where = listening or Listening()
         self._drafting.ports[where.port] = GATEWAY
         defaults = self._defaults()
-        for model in self._config.models:
-            name = self._names_given.name(model.name)
+        names = self._names_given.all(model.name for model in self._config.models)
+        for model, name in zip(self._config.models, names, strict=True):
             # What is left out keeps its place, for what is said of it.
             self._instances[name] = GONE
             self._instance(name, model)

@@ -54,9 +54,10 @@ class _Translation:
                 self._notes.changed(message, part=f"[{section.name}]", line=section.number)
         base, more = self._read(shared, _DEFAULTS)
         self._preloads = more.get("preload", False)
-        for section in self._sections:
-            if section.name != GLOBAL:
-                self._instance(section, base)
+        models = [section for section in self._sections if section.name != GLOBAL]
+        called = self._names.all(section.name for section in models)
+        for section, name in zip(models, called, strict=True):
+            self._instance(name, section, base)
         names = [name for name, one in self._instances.items() if one is not GONE]
         together(names, "the router", self._notes)
         defaults = {"start": ON_DEMAND, **more, "flags": base.flags, "args": base.args}
@@ -68,8 +69,7 @@ class _Translation:
         }
         return Imported(document, tuple(self._notes.remarks))
 
-    def _instance(self, section: Section, base: Settings) -> None:
-        name = self._names.name(section.name)
+    def _instance(self, name: str, section: Section, base: Settings) -> None:
         at: Path = ("instances", name)
         self._instances[name] = GONE
         read, more = self._read(section, at)

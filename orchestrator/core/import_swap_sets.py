@@ -44,8 +44,12 @@ def said_of_sets(config: SwapConfig, names: list[str], notes: Notes) -> None:
     matrix, groups = _matrix(config), list(_groups(config))
     if matrix is not None:
         notes.changed(_MATRIX, key=matrix.key, line=matrix.line, at=("instances",))
+    models = {model.name for model in config.models}
     for group in groups:
-        several = len(dict(config.words(settings_of(group).get("members")))) > 1
+        members = dict(config.words(settings_of(group).get("members"))).keys() & models
+        if not members:
+            continue
+        several = len(members) > 1
         if (several and _says(group, "swap", True)) or _says(group, "exclusive", True):
             notes.changed(_GROUP, key=group.key, line=group.line, at=("instances",))
     if matrix is None and not groups:
