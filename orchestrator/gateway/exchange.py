@@ -25,6 +25,17 @@ from orchestrator.gateway.room import (
 )
 from orchestrator.gateway.table import Route, Table, Target
 
+_OURS_TO_SAY = HOP_BY_HOP | {
+    b"x-request-id",
+    b"x-orchestrate-instance",
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-allow-methods",
+    b"access-control-allow-headers",
+    b"access-control-expose-headers",
+}
+"""Headers of an answer that the gateway writes itself, or leaves out."""
+
 ATTEMPTS = 4
 """Times that one leg of a request is sent, to whoever serves it then."""
 
@@ -65,6 +76,11 @@ class Call:
     body: dict[str, object] | None = None
     """The request's JSON, where it has a model that may have to be called otherwise."""
     priority: int = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it does no harm to send it once more: it asks for an answer, not for a deed."""
+        return self.body is not None or self.request.method in (b"GET", b"HEAD", b"OPTIONS")
 
 
 class _NextError(Exception):
@@ -155,7 +171,8 @@ class Exchanges:
         """Send, and relay what comes. False when it is to be tried once more."""
         target = seat.target
         data = _to_send(call, seat)
-        fresh = False
+        # What cannot be sent twice is not sent where nobody may read it any more.
+        fresh = not call.repeatable
         while True:
             try:
                 outbound = await self.pool.connect(target.address, tls=target.tls, fresh=fresh)
@@ -163,8 +180,11 @@ class Exchanges:
                 self.room.shun(target.name)
                 return False
             try:
-                head = await self._head(outbound, data, leg)
-            except LostError:
+                head = await self._head(outbound, data, call, leg)
+            except LostError as lost:
+                if not call.repeatable:
+                    message = f"{target.name} broke off: {lost}"
+                    raise _NextError(502, "lost", message) from None
                 if outbound.used and not fresh:
                     # It was closed while it was idle: that says nothing of the instance.
                     fresh = True
@@ -187,8 +207,8 @@ class Exchanges:
         self.pool.give_back(target.address, outbound, tls=target.tls)
         return True
 
-    async def _head(self, outbound: Outbound, data: bytes, leg: Route) -> Head:
-        answer = outbound.ask(data)
+    async def _head(self, outbound: Outbound, data: bytes, call: Call, leg: Route) -> Head:
+        answer = outbound.ask(data, bodiless=call.request.method == b"HEAD")
         if leg.slow is None or not leg.fallback:
             return await answer
         try:
@@ -210,9 +230,12 @@ class Exchanges:
         except LostError as lost:
             record.lost = True
             self._break_off(inbound, call, head, f"{target.name} broke off: {lost}")
+        except asyncio.CancelledError:
+            if not inbound.gone:
+                self._break_off(inbound, call, head, "the gateway ends")
+            raise
         else:
             end()
-            await inbound.drained()
         finally:
             inbound.on_writable = _nothing
 
@@ -221,13 +244,13 @@ class Exchanges:
     ) -> tuple[Callable[[bytes], None], Callable[[], None]]:
         """How a piece of the body goes to the client, and what comes after the last."""
         record, loop = call.record, asyncio.get_running_loop()
-        headers: Headers = [one for one in head.headers if one[0] not in HOP_BY_HOP]
+        headers: Headers = [one for one in head.headers if one[0] not in _OURS_TO_SAY]
         headers += [
             (b"x-orchestrate-instance", target.name.encode()),
             (b"x-request-id", record.id.encode()),
         ]
         framing, chunked = _framing(call, head)
-        inbound.write(head_bytes(head.status, [*headers, *framing]))
+        inbound.say(head_bytes(head.status, [*headers, *framing]))
 
         def write(piece: bytes) -> None:
             if record.first_byte is None:
@@ -264,7 +287,7 @@ class Exchanges:
         more: list[tuple[bytes, bytes]] = [(b"x-request-id", call.record.id.encode())]
         if error.status in (429, 503):
             more.append((b"retry-after", b"%d" % AGAIN_AFTER))
-        inbound.write(
+        inbound.say(
             answers.error(call.protocol, error.status, error.code, error.message, error.hint, *more)
         )
 
@@ -286,9 +309,6 @@ def _to_send(call: Call, seat: Seat) -> bytes:
     more: Headers = [(b"x-request-id", call.record.id.encode())]
     if target.key:
         more.append((b"authorization", b"Bearer " + target.key.encode()))
-    elif request.header(b"authorization"):
-        # The gateway's own token is nobody else's.
-        more.append((b"authorization", b""))
     if seat.aim.model and call.body is not None and call.body.get("model") != seat.aim.model:
         body = json.dumps({**call.body, "model": seat.aim.model}).encode()
         request = Request(

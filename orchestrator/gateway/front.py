@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
+import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote
 
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, listing
+from orchestrator.gateway.door import Door, is_preflight
 from orchestrator.gateway.exchange import Call, Exchanges, Record
 from orchestrator.gateway.inbound import Inbound
-from orchestrator.gateway.message import Request, document
+from orchestrator.gateway.message import Request, document, head_bytes
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route
 
 PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
 """What `x-priority` may say."""
+
+MAX_VALUES = 2_000_000
+"""Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
 
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
@@ -33,6 +37,9 @@ LISTS = {
 }
 
 
+_ID = re.compile(r"[!-~]{1,128}")
+
+
 @dataclass(slots=True)
 class Front:
     """Answers every request of every client. `told` is called with each when it is over."""
@@ -40,13 +47,23 @@ class Front:
     room: Room
     exchanges: Exchanges
     told: Callable[[Record, Request], None]
-    token: str = ""
+    door: Door = field(default_factory=Door)
+
+    def refusal(self, inbound: Inbound, request: Request) -> bytes | None:
+        """The answer to a request that is not let in."""
+        why = self.door.refusal(request, open_path=request.path in HEALTH)
+        if why is None:
+            return None
+        record = _record(inbound, request)
+        record.status = why.status
+        self.told(record, request)
+        marks = [(b"x-request-id", record.id.encode()), *self.door.marks(request)]
+        return answers.error(answers.protocol_of(request.path), *why, *marks)
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request."""
-        loop = asyncio.get_running_loop()
-        given = request.header(b"x-request-id").decode("latin-1")[:128]
-        record = Record(loop.time(), given or secrets.token_hex(8), _client(inbound, request))
+        record = _record(inbound, request)
+        inbound.marks = self.door.marks(request)
         try:
             await self._answer(inbound, request, record)
         except asyncio.CancelledError:
@@ -61,9 +78,9 @@ class Front:
         if path in HEALTH:
             self._say(inbound, record, 200, {"status": "ok"})
             return
-        if not self._may(request):
-            hint = "send it as `Authorization: Bearer ...`, or as `x-api-key`"
-            self._refuse(inbound, request, record, 401, "unauthorized", "no valid token", hint)
+        if is_preflight(request):
+            record.status = 204
+            inbound.say(head_bytes(204, [(b"x-request-id", record.id.encode())]))
             return
         if request.method in (b"GET", b"HEAD") and path in LISTS:
             self._say(inbound, record, 200, LISTS[path](self.room.table))
@@ -72,13 +89,6 @@ class Front:
         if call is not None:
             await self.exchanges.serve(inbound, call)
 
-    def _may(self, request: Request) -> bool:
-        if not self.token:
-            return True
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        return hmac.compare_digest(given.strip(), self.token.encode())
-
     def _call(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
         """Whom it goes to; None when it was refused."""
         if request.path.startswith("/instances/"):
@@ -86,6 +96,10 @@ class Front:
         if request.method != b"POST":
             what = f"{request.method.decode('latin-1')} {request.path}"
             self._refuse(inbound, request, record, 404, "not-found", f"no such path: {what}")
+            return None
+        if has_too_many_values(request.body):
+            message = "the body has too many values"
+            self._refuse(inbound, request, record, 413, "too-large", message)
             return None
         try:
             parsed: object = json.loads(request.body)
@@ -121,8 +135,9 @@ class Front:
 
     def _to_instance(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
         """`/instances/NAME/...` is the instance's own `/...`."""
-        _, _, name, *rest = request.target.split(b"/", 3)
-        known = unquote(name.partition(b"?")[0].decode("latin-1"))
+        path, mark, query = request.target.partition(b"?")
+        _, _, name, *rest = path.split(b"/", 3)
+        known = unquote(name.decode("latin-1"))
         if known not in self.room.table.targets:
             hint = f"one of: {listed(list(self.room.table.targets))}"
             message = f"no instance {known[:200]!r}"
@@ -130,7 +145,7 @@ class Front:
             return None
         record.model = known
         route = Route(f"/instances/{known}", (Aim(known),))
-        return Call(request, route, b"/" + b"".join(rest), "openai", record)
+        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
 
     def _known(self) -> str:
         return f"one of: {listed(list(self.room.table.names)) or 'none is declared'}"
@@ -142,7 +157,7 @@ class Front:
 
     def _say(self, inbound: Inbound, record: Record, status: int, body: object) -> None:
         record.status = status
-        inbound.write(document(status, body, (b"x-request-id", record.id.encode("latin-1"))))
+        inbound.say(document(status, body, (b"x-request-id", record.id.encode())))
 
     def _refuse(
         self,
@@ -155,9 +170,21 @@ class Front:
         hint: str = "",
     ) -> None:
         record.status = status
-        mark = (b"x-request-id", record.id.encode("latin-1"))
+        mark = (b"x-request-id", record.id.encode())
         protocol = answers.protocol_of(request.path)
-        inbound.write(answers.error(protocol, status, code, message, hint, mark))
+        inbound.say(answers.error(protocol, status, code, message, hint, mark))
+
+
+def has_too_many_values(body: bytes) -> bool:
+    """Whether the JSON could take many times the memory of its text."""
+    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES
+
+
+def _record(inbound: Inbound, request: Request) -> Record:
+    """A request begins. What it is called by its client is kept, where that can go anywhere."""
+    given = request.header(b"x-request-id").decode("latin-1")
+    known_as = given if _ID.fullmatch(given) else secrets.token_hex(8)
+    return Record(asyncio.get_running_loop().time(), known_as, _client(inbound, request))
 
 
 def _client(inbound: Inbound, request: Request) -> str:

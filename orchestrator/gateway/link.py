@@ -46,8 +46,8 @@ async def _follow_one(take: Callable[[Table, dict[str, Any]], None], path: str) 
         writer.close()
 
 
-async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
-    """Hand the daemon what is under way. Nobody there to be told is no error."""
+async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> bool:
+    """Hand the daemon what is under way. Nobody there to be told is no error; False then."""
     body = json.dumps(figures, separators=(",", ":")).encode()
     head = (
         b"POST /v1/gateway/figures HTTP/1.0\r\nHost: localhost\r\n"
@@ -57,12 +57,15 @@ async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         try:
             writer.write(head + body)
-            await reader.read()
+            return b" 200 " in (await reader.read()).partition(b"\r\n")[0]
         finally:
             writer.close()
+    return False
 
 
 def log(text: str) -> None:
     """The gateway's output is its log, as that of any instance."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    # A full disk stops no request.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

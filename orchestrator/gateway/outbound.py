@@ -18,6 +18,9 @@ KEPT = 2
 KEPT_FOR = 2.0
 """Seconds: less than the 5 s after which llama-server closes an idle one."""
 
+MAX_HEAD = 256 << 10
+"""Bytes of the head of an answer, and of what is between the pieces of its body."""
+
 CONNECT = 5.0
 """Seconds to connect: it is this machine, or a server that is in trouble."""
 
@@ -57,6 +60,8 @@ class Outbound(asyncio.Protocol):
         self._on_body: Callable[[bytes], None] | None = None
         self._early: list[bytes] = []
         self._busy = False
+        self._bodiless = False
+        self._unheeded = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -66,8 +71,9 @@ class Outbound(asyncio.Protocol):
     def alive(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def ask(self, data: bytes) -> asyncio.Future[Head]:
-        """Send a request; the head of its answer. Raises `LostError` there."""
+    def ask(self, data: bytes, *, bodiless: bool = False) -> asyncio.Future[Head]:
+        """Send a request; the head of its answer, which is all of it where that is `bodiless`.
+        Raises `LostError` there."""
         self._parser = httptools.HttpResponseParser(self)
         self._head = self._loop.create_future()
         self._end = self._loop.create_future()
@@ -75,6 +81,8 @@ class Outbound(asyncio.Protocol):
         self._on_body = None
         self._early = []
         self._busy = True
+        self._bodiless = bodiless
+        self._unheeded = 0
         self.reusable = False
         if self._transport is None:
             self._fail(LostError("the connection is closed"))
@@ -112,15 +120,19 @@ class Outbound(asyncio.Protocol):
             # Nobody has asked: whatever that is, it is no answer to the next question.
             self.close()
             return
+        self._unheeded += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(LostError(f"its answer is no HTTP: {error}"))
             self.close()
+        if self._unheeded > MAX_HEAD and self._busy:
+            self._fail(LostError("its answer has no end of a head"))
+            self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (its name is asyncio's)
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._busy and self._head.done() and not self._framed():
+        if self._busy and self._head.done() and exc is None and not self._framed():
             # Without a length, the end of the connection is the end of the answer.
             self._done()
         self._fail(LostError("the connection was closed"))
@@ -137,30 +149,45 @@ class Outbound(asyncio.Protocol):
                 # Whoever gave up before is not told once more.
                 future.exception()
 
+    def on_message_begin(self) -> None:
+        if not self._busy:
+            # One question, one answer: what comes behind it was not asked for.
+            self.close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._head.done():
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers = []
-        elif not self._head.done():
+        elif self._busy and not self._head.done():
             self._head.set_result(Head(status, self._headers))
+            if self._bodiless:
+                # The length that it tells is of what would have come: nothing is to be read.
+                self._done()
 
     def on_body(self, body: bytes) -> None:
+        self._unheeded = 0
+        if not self._busy:
+            return
         if self._on_body is not None:
             self._on_body(body)
         else:
             self._early.append(body)
 
     def on_message_complete(self) -> None:
-        if self._head.done():
-            self.reusable = self._parser.should_keep_alive() and self.alive
+        if self._busy and self._head.done():
+            # An answer to half a question: the other half would be taken for the next one.
+            whole = self._transport is not None and not self._transport.get_write_buffer_size()
+            self.reusable = whole and self.alive and self._parser.should_keep_alive()
             self._done()
 
     def _done(self) -> None:
         self._busy = False
         self.used = True
+        self.resume()
         if not self._end.done():
             self._end.set_result(None)
 
