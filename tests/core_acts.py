@@ -78,7 +78,7 @@ class WorldExecutor:
         self._world.asked.discard(spec.name)
         self._world.starts[spec.name] = (spec, start_id)
 
-    def stop(self, name: str, *, start_id: str, grace: float) -> None:
+    def stop(self, name: str, *, start_id: str, grace: float, drain: float = 0.0) -> None:
         world = self._world
         core_laws.may_stop(world, name)
         world.asked.discard(name)

@@ -35,6 +35,8 @@ def plan_command(files: tuple[str, ...], add: bool, force: bool, as_json: bool) 
 @json_option
 def validate_command(files: tuple[str, ...], as_json: bool) -> None:
     """Report all errors of all files. Touches no process, port or daemon."""
+    from orchestrator.core.report import instances_of
+
     settings = Settings.from_env(os.environ)
     # What is too much for this machine may be meant for another: that is a warning here.
     resolution = resolve_here(files, settings, force=True, doubting=True)
@@ -49,7 +51,7 @@ def validate_command(files: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"warning: {problem_text(one)}", err=True)
         for file in resolution.files:
             if not any(one["file"] == file.file for one in errors):
-                count = len(file.specs)
+                count = len(instances_of(file.specs))
                 click.echo(f"{file.file}: ok, {count} instance{'s' if count != 1 else ''}")
     if errors:
         raise click.exceptions.Exit(InputError.exit_code)

@@ -46,7 +46,7 @@ class World:
         self.specs[spec.name] = spec
         self.say(EventType.SPAWNED, spec.name, **self.process(spec.name))
 
-    def stop(self, name: str, *, start_id: str, grace: float) -> None:
+    def stop(self, name: str, *, start_id: str, grace: float, drain: float = 0.0) -> None:
         self._called("stop", name)
         if name in self.running:
             self.ends(name, code=0)
