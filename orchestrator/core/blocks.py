@@ -202,6 +202,14 @@ class GatewayConfig(Block):
     token: Text | None = Field(
         default=None, description="What clients must send, as in ${env:GATEWAY_TOKEN}."
     )
+    hosts: list[Text] = Field(
+        default_factory=list[str],
+        description="Further names by which it may be asked without a token.",
+    )
+    origins: list[Text] = Field(
+        default_factory=list[str],
+        description="Web pages that may ask it, as in https://chat.example; '*' is all.",
+    )
     queue: QueueConfig = Field(
         default_factory=left_out(QueueConfig), description="Requests that have to wait."
     )

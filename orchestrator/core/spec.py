@@ -273,11 +273,13 @@ class RouteSpec:
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds."""
+    many seconds. `hosts` and `origins`: see its door."""
 
     routes: tuple[RouteSpec, ...] = ()
     waiting: int = 256
     patience: float = 30.0
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
