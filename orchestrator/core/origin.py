@@ -36,3 +36,10 @@ def netloc_of(origin: str) -> str:
     except ValueError:
         return ""
     return split.netloc.lower() if split.scheme in ("http", "https") else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this very machine is meant."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    return is_address(host) and ipaddress.ip_address(host).is_loopback

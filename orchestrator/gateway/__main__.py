@@ -7,15 +7,17 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import line_of
+from orchestrator.gateway.call import Record
 from orchestrator.gateway.clients import Clients, most_connections
 from orchestrator.gateway.door import Door
-from orchestrator.gateway.exchange import Exchanges, Record
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
@@ -48,7 +50,7 @@ def main() -> None:
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), Clients(most_connections())
-    door = Door(os.environ.get(GATEWAY_TOKEN, ""))
+    door = Door(os.environ.get(GATEWAY_TOKEN, ""), frozenset({socket.gethostname().lower()}))
     known, stirred = asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:

@@ -1,31 +1,35 @@
-"""Who is let in: looked at when the head of a request is there, before any of its body is.
+"""Who may ask: whoever has the token; without one, programs and pages of this machine. Pure.
 
-Without a token, whoever reaches the port may ask; so a web page must not, for which a browser asks
-in the name of its user. A page of another site has an `Origin` that is not ours; one that gives its
-own name our address asks for a `Host` that is not ours. With a token there is nothing to steal by
-that, and only pages are held to their origin.
+Looked at when the head of a request is there, before any of its body is. A page of any site can
+make a browser send requests to this machine, and can give its own name this machine's address. With
+a token that leads nowhere. Without one, the name that is asked for must be one that no stranger can
+have, and the page that asks must be one that this machine serves, or one that is invited.
 """
 
 from __future__ import annotations
 
 import hmac
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from orchestrator.core.origin import FOREIGN, host_of, is_address, netloc_of
+from orchestrator.core.origin import host_of, is_address, is_loopback, netloc_of
 from orchestrator.gateway.message import Headers, Request
 
-OURS = (".localhost", ".internal")
-"""Ends of names that no stranger can have."""
+_ENDINGS = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+"""Names that nobody in the world can own."""
 
-KNOWN = 256
+_PROGRAMS = frozenset({"app", "tauri", "vscode-webview", "vscode-file"})
+"""Schemes of pages that come with a program that somebody installed."""
+
+_SEEN = b"x-orchestrate-instance, x-request-id, retry-after"
+
+_REMEMBERED = 256
 """Values of `Host` that are remembered to be ours."""
 
 
-class Refusal(NamedTuple):
-    """An answer of its own: a status, a code, what is wrong, and what to do."""
+class Refused(NamedTuple):
+    """Why somebody is not let in."""
 
     status: int
     code: str
@@ -35,117 +39,123 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class Door:
-    """`hosts` are further names of this server, `origins` pages that may ask it; `*` is all."""
+    """`token` is what clients must send, if anything; `names` what this machine is called.
+
+    Without a token, `hosts` are further names to be asked by, and `origins` pages that may ask; `*`
+    is all of them.
+    """
 
     token: str = ""
-    hosts: Collection[str] = ()
-    origins: Collection[str] = ()
-    _names: set[str] = field(default_factory=lambda: _own_names())
-    _known: set[bytes] = field(default_factory=set[bytes])
+    names: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    _ours: set[bytes] = field(default_factory=set[bytes])
 
     def update(self, hosts: Collection[str], origins: Collection[str]) -> None:
         """Others are allowed from now on."""
         self.hosts = frozenset(host.lower() for host in hosts)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
-        self._known.clear()
+        self._ours.clear()
 
-    def refusal(self, request: Request, *, open_path: bool) -> Refusal | None:
-        """Why this request is not let in; None for one that is. An open path needs no token."""
-        return (
-            _malformed(request)
-            or self._wrong_host(request)
-            or self._wrong_origin(request)
-            or (None if open_path or is_preflight(request) else self._stranger(request))
-        )
+    def refusal(self, request: Request, *, is_open: bool = False) -> Refused | None:
+        """None for who may ask; an open path needs no token."""
+        if refused := _malformed(request):
+            return refused
+        if not self.token:
+            return self._wrong_host(request) or self._wrong_origin(request)
+        if is_open or is_preflight(request) or self._has_token(request):
+            return None
+        return _NO_TOKEN
 
     def marks(self, request: Request) -> Headers:
-        """What a browser must be told with the answer, that a page of another site may read it."""
+        """What tells the browser that its page may read the answer, if it may."""
         origin = request.header(b"origin")
-        if not origin or not self._invited(origin.decode("latin-1")):
+        if not origin or not (self.token or self._is_invited(origin.decode("latin-1"), request)):
             return []
-        marks = [
+        return [
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", b"x-request-id, x-orchestrate-instance"),
+            (b"access-control-expose-headers", _SEEN),
             (b"vary", b"origin"),
         ]
-        if is_preflight(request):
-            asked = request.header(b"access-control-request-headers") or b"*"
-            marks += [
-                (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
-                (b"access-control-allow-headers", asked),
-                (b"access-control-max-age", b"600"),
-            ]
-            if request.header(b"access-control-request-private-network"):
-                marks.append((b"access-control-allow-private-network", b"true"))
-        return marks
 
-    def _wrong_host(self, request: Request) -> Refusal | None:
+    def allowances(self, request: Request) -> Headers:
+        """The rest of the answer to a browser that asks."""
+        wanted = request.header(b"access-control-request-headers") or b"*"
+        return [
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+            (b"access-control-allow-headers", wanted),
+            (b"access-control-allow-private-network", b"true"),
+            (b"access-control-max-age", b"600"),
+        ]
+
+    def _has_token(self, request: Request) -> bool:
+        bearer = request.header(b"authorization")
+        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
+        return hmac.compare_digest(given.strip(), self.token.encode())
+
+    def _wrong_host(self, request: Request) -> Refused | None:
         said = request.header(b"host")
-        if not said or self.token or said in self._known:
+        if not said or said in self._ours:
             return None
-        host = host_of(said.decode("latin-1"))
-        if not self._is_ours(host):
-            message = f"{said[:100].decode('latin-1')!r} is no name of this server"
-            hint = "ask for an address or for localhost; 'gateway.hosts' allows for other names"
-            return Refusal(403, "wrong-host", message, hint)
-        if len(self._known) < KNOWN:
-            self._known.add(said)
+        if not self._is_ours(host_of(said.decode("latin-1"))):
+            shown = said.decode("latin-1")[:100]
+            hint = "`hosts:` under `gateway:` lists further names; with a `token:` any will do"
+            return Refused(403, "wrong-host", f"{shown!r} is no name of this machine", hint)
+        if len(self._ours) < _REMEMBERED:
+            self._ours.add(said)
         return None
 
     def _is_ours(self, host: str) -> bool:
-        """A name without a dot is nobody's in the world, and so are those of `OURS`."""
+        """A name without a dot is nobody's; an address cannot be given away, as a name can be made
+        to mean any."""
         if not host:
             return False
-        own = "." not in host or host in self._names or host.endswith(OURS)
+        own = "." not in host or host in self.names or host.endswith(_ENDINGS)
         return own or host in self.hosts or "*" in self.hosts or is_address(host)
 
-    def _wrong_origin(self, request: Request) -> Refusal | None:
+    def _wrong_origin(self, request: Request) -> Refused | None:
         origin = request.header(b"origin").decode("latin-1")
         if origin:
-            theirs, own = netloc_of(origin), request.header(b"host").decode("latin-1").lower()
-            return None if (theirs and theirs == own) or self._invited(origin) else _foreign(origin)
+            return None if self._is_invited(origin, request) else _foreign(origin)
         site = request.header(b"sec-fetch-site").decode("latin-1")
-        if site in FOREIGN and request.header(b"sec-fetch-mode") != b"navigate":
+        if site == "cross-site" and request.header(b"sec-fetch-mode") != b"navigate":
             return _foreign(site)
         return None
 
-    def _invited(self, origin: str) -> bool:
-        return "*" in self.origins or origin.lower() in self.origins
+    def _is_invited(self, origin: str, request: Request) -> bool:
+        """Whether it is a page of this machine: one that it serves, or one of an installed program;
+        or one that was listed."""
+        if origin.lower() in self.origins or "*" in self.origins:
+            return True
+        theirs = netloc_of(origin)
+        if not theirs:
+            return origin.partition(":")[0] in _PROGRAMS
+        own = theirs == request.header(b"host").decode("latin-1").lower()
+        return own or is_loopback(host_of(theirs))
 
-    def _stranger(self, request: Request) -> Refusal | None:
-        if not self.token:
-            return None
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        if hmac.compare_digest(given.strip(), self.token.encode()):
-            return None
-        hint = "send it as `Authorization: Bearer ...`, or as `x-api-key`"
-        return Refusal(401, "unauthorized", "no valid token", hint)
+
+_NO_TOKEN = Refused(
+    401, "unauthorized", "no valid token", "send it as `Authorization: Bearer ...` or `x-api-key`"
+)
 
 
 def is_preflight(request: Request) -> bool:
-    """Whether a browser asks if a page may ask."""
+    """Whether a browser asks if a page may ask; it never sends a token with that."""
     return request.method == b"OPTIONS" and bool(request.header(b"access-control-request-method"))
 
 
-def _malformed(request: Request) -> Refusal | None:
+def _malformed(request: Request) -> Refused | None:
     """What two servers could understand in two ways is understood in none."""
     if not request.target.startswith(b"/"):
-        return Refusal(400, "bad-request", "the target of a request is a path")
-    hosts = 0
-    for name, value in request.headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            return Refusal(501, "bad-request", "a body is sent as it is, or in chunks")
-    return Refusal(400, "bad-request", "two hosts are named") if hosts > 1 else None
+        return Refused(400, "bad-request", "the target of a request is a path")
+    coding = request.header(b"transfer-encoding")
+    if coding and coding.lower() != b"chunked":
+        return Refused(501, "bad-request", "a body is sent as it is, or in chunks")
+    if sum(name == b"host" for name, _ in request.headers) > 1:
+        return Refused(400, "bad-request", "two hosts are named")
+    return None
 
 
-def _foreign(who: str) -> Refusal:
-    message = f"a page of {who[:100]!r} may not ask this server"
-    return Refusal(403, "wrong-origin", message, "'gateway.origins' lists the pages that may")
-
-
-def _own_names() -> set[str]:
-    name = socket.gethostname().lower()
-    return {name, f"{name}.local"}
+def _foreign(who: str) -> Refused:
+    hint = "`origins:` under `gateway:` lists pages that may; with a `token:`, whoever has it may"
+    return Refused(403, "wrong-origin", f"a page of {who[:100]!r} may not ask", hint)

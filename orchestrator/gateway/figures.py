@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.gateway.exchange import Record
+from orchestrator.gateway.call import Record
 from orchestrator.gateway.room import Room
 
 KEPT = 200

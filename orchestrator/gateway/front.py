@@ -6,38 +6,80 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
-from orchestrator.gateway import answers, listing
-from orchestrator.gateway.door import Door, is_preflight
-from orchestrator.gateway.exchange import Call, Exchanges, Record
+from orchestrator.gateway import answers, form, listing
+from orchestrator.gateway.call import Call, Record
+from orchestrator.gateway.door import Door, Refused, is_preflight
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.inbound import Inbound
-from orchestrator.gateway.message import Request, document, head_bytes
+from orchestrator.gateway.message import Request, document, text
+from orchestrator.gateway.ollama_ask import Json
 from orchestrator.gateway.room import Room
-from orchestrator.gateway.table import Aim, Route
+from orchestrator.gateway.table import Aim, Route, Table
 
 PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
 """What `x-priority` may say."""
 
-MAX_VALUES = 2_000_000
-"""Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
-
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
 
-LISTS = {
-    "/v1/models": listing.openai,
-    "/models": listing.openai,
-    "/api/tags": listing.ollama,
-}
+OPEN = ("/", *HEALTH)
+"""What is answered without a token: nothing of it is anybody's."""
 
+MAX_VALUES = 2_000_000
+"""Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
 
 _ID = re.compile(r"[!-~]{1,128}")
+"""What a request may be called by its client."""
+
+GREETING = "Ollama is running"
+"""What clients of Ollama look for at `/` before they ask for anything."""
+
+LISTS: Mapping[str, Callable[[Table], Json]] = {
+    "/v1/models": listing.openai,
+    "/models": listing.openai,
+    "/api/tags": listing.tags,
+    "/api/ps": listing.running,
+    "/api/version": listing.version,
+}
+
+SHORT = frozenset(
+    {
+        "/chat/completions",
+        "/completions",
+        "/embeddings",
+        "/rerank",
+        "/reranking",
+        "/responses",
+    }
+)
+"""Paths below `/v1` that llama-server knows without it, too."""
+
+OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
+"""Paths of Ollama's that name a model and change nothing."""
+
+CHANGING = (
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "/api/blobs",
+)
+
+
+class RefusedError(Exception):
+    """The request goes nowhere; `why` is the answer."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.why = Refused(status, code, message, hint)
 
 
 @dataclass(slots=True)
@@ -51,21 +93,21 @@ class Front:
 
     def refusal(self, inbound: Inbound, request: Request) -> bytes | None:
         """The answer to a request that is not let in."""
-        why = self.door.refusal(request, open_path=request.path in HEALTH)
+        why = self.door.refusal(request, is_open=request.path in OPEN)
         if why is None:
             return None
-        record = _record(inbound, request)
+        record = self._record(inbound, request)
         record.status = why.status
         self.told(record, request)
-        marks = [(b"x-request-id", record.id.encode()), *self.door.marks(request)]
-        return answers.error(answers.protocol_of(request.path), *why, *marks)
+        return answers.error(answers.protocol_of(request), *why, *record.marks)
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
-        """Write the answer to one request."""
-        record = _record(inbound, request)
-        inbound.marks = self.door.marks(request)
+        """Write the answer to one request that was let in."""
+        record = self._record(inbound, request)
         try:
             await self._answer(inbound, request, record)
+        except RefusedError as error:
+            self._refuse(inbound, request, record, error.why)
         except asyncio.CancelledError:
             record.status = record.status or 499
             raise
@@ -73,121 +115,159 @@ class Front:
             if request.path not in HEALTH:
                 self.told(record, request)
 
+    def _record(self, inbound: Inbound, request: Request) -> Record:
+        """A request begins. What its client calls it is kept, where that can go anywhere."""
+        given = request.header(b"x-request-id").decode("latin-1")
+        known_as = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        record = Record(asyncio.get_running_loop().time(), known_as, _client(inbound, request))
+        record.marks = [(b"x-request-id", known_as.encode()), *self.door.marks(request)]
+        return record
+
     async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
         path = request.path
+        looks = request.method in (b"GET", b"HEAD")
         if path in HEALTH:
-            self._say(inbound, record, 200, {"status": "ok"})
-            return
-        if is_preflight(request):
+            self._say(inbound, record, {"status": "ok"})
+        elif is_preflight(request):
             record.status = 204
-            inbound.say(head_bytes(204, [(b"x-request-id", record.id.encode())]))
-            return
-        if request.method in (b"GET", b"HEAD") and path in LISTS:
-            self._say(inbound, record, 200, LISTS[path](self.room.table))
-            return
-        call = self._call(inbound, request, record)
-        if call is not None:
-            await self.exchanges.serve(inbound, call)
-
-    def _call(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
-        """Whom it goes to; None when it was refused."""
-        if request.path.startswith("/instances/"):
-            return self._to_instance(inbound, request, record)
-        if request.method != b"POST":
-            what = f"{request.method.decode('latin-1')} {request.path}"
-            self._refuse(inbound, request, record, 404, "not-found", f"no such path: {what}")
-            return None
-        if has_too_many_values(request.body):
-            message = "the body has too many values"
-            self._refuse(inbound, request, record, 413, "too-large", message)
-            return None
-        try:
-            parsed: object = json.loads(request.body)
-        except (ValueError, RecursionError) as error:
-            message = f"the body is not JSON: {error}"
-            self._refuse(inbound, request, record, 400, "bad-json", message)
-            return None
-        body = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
-        model = body.get("model")
-        if not isinstance(model, str) or not model:
-            route = self._only_route()
-            if route is None:
-                message = "the request names no model"
-                self._refuse(inbound, request, record, 400, "no-model", message, self._known())
-                return None
+            inbound.say(text(204, "", *record.marks, *self.door.allowances(request)))
+        elif looks and path == "/":
+            record.status = 200
+            inbound.say(text(200, GREETING, *record.marks))
+        elif looks and (said := self._list(request)) is not None:
+            self._say(inbound, record, said)
         else:
-            route = self.room.table.route(model)
-        if route is None:
-            hint = did_you_mean(str(model), self.room.table.names) or self._known()
-            message = f"no model {str(model)[:200]!r}"
-            self._refuse(inbound, request, record, 404, "model-not-found", message, hint)
-            return None
+            await self._pass_on(inbound, request, record)
+
+    def _list(self, request: Request) -> Json | None:
+        """What there is, or one of it, where that is what the path asks for."""
+        table, path = self.room.table, request.path
+        protocol = answers.protocol_of(request)
+        if path.startswith("/v1/models/"):
+            route = self._route(unquote(path.removeprefix("/v1/models/")))
+            of = listing.anthropic_model if protocol == "anthropic" else listing.model
+            return of(table, route)
+        if path == "/v1/models" and protocol == "anthropic":
+            return listing.anthropic(table)
+        return LISTS[path](table) if path in LISTS else None
+
+    async def _pass_on(self, inbound: Inbound, request: Request, record: Record) -> None:
+        if request.header(b"upgrade").lower() == b"websocket":
+            message = "websockets are not passed on"
+            raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
+        if request.path.startswith("/instances/"):
+            call = self._to_instance(request, record)
+        else:
+            call = self._to_model(request, record)
+        if request.path == "/api/show":
+            only_ollama = [t.engine == "ollama" for _, t in self.room.table.aims(call.route)]
+            if not all(only_ollama):
+                said = listing.show(self.room.table, call.route)
+                self._say(inbound, record, said)
+                return
+            call.route = Route(call.route.name, call.route.aims)
+        await self.exchanges.serve(inbound, call)
+
+    def _to_model(self, request: Request, record: Record) -> Call:
+        """Whom it goes to by the model that it asks for."""
+        _check_path(request)
+        body: Json | None = None
+        span = None
+        kind = request.header(b"content-type")
+        if kind[:20].lower().startswith(b"multipart/form-data"):
+            span = form.model_span(kind, request.body)
+            said: object = form.value(request.body, span) if span is not None else None
+        else:
+            body = _json(request)
+            said = body.get("model") or body.get("name")
+        model = said if isinstance(said, str) else ""
+        route = self._route(model) if model else self._only_route()
         record.model = route.name
         return Call(
             request,
             route,
             request.target,
-            answers.protocol_of(request.path),
+            answers.protocol_of(request),
             record,
             body,
             PRIORITIES.get(request.header(b"x-priority").lower(), 0),
+            span,
+            model or route.name,
         )
 
-    def _to_instance(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
+    def _to_instance(self, request: Request, record: Record) -> Call:
         """`/instances/NAME/...` is the instance's own `/...`."""
         path, mark, query = request.target.partition(b"?")
         _, _, name, *rest = path.split(b"/", 3)
         known = unquote(name.decode("latin-1"))
         if known not in self.room.table.targets:
             hint = f"one of: {listed(list(self.room.table.targets))}"
-            message = f"no instance {known[:200]!r}"
-            self._refuse(inbound, request, record, 404, "instance-not-found", message, hint)
-            return None
+            raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", (Aim(known),))
         return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
 
+    def _route(self, name: str) -> Route:
+        route = self.room.table.route(name)
+        if route is None:
+            hint = did_you_mean(name, self.room.table.names) or self._known()
+            raise RefusedError(404, "model-not-found", f"no model {name[:200]!r}", hint)
+        return route
+
     def _known(self) -> str:
         return f"one of: {listed(list(self.room.table.names)) or 'none is declared'}"
 
-    def _only_route(self) -> Route | None:
+    def _only_route(self) -> Route:
         """Where there is one name only, a client need not say it."""
         routes = list(self.room.table.names.values())
-        return routes[0] if len(routes) == 1 else None
+        if len(routes) != 1:
+            raise RefusedError(400, "no-model", "the request names no model", self._known())
+        return routes[0]
 
-    def _say(self, inbound: Inbound, record: Record, status: int, body: object) -> None:
-        record.status = status
-        inbound.say(document(status, body, (b"x-request-id", record.id.encode())))
+    def _say(self, inbound: Inbound, record: Record, body: Json) -> None:
+        record.status = 200
+        inbound.say(document(200, body, *record.marks))
 
-    def _refuse(
-        self,
-        inbound: Inbound,
-        request: Request,
-        record: Record,
-        status: int,
-        code: str,
-        message: str,
-        hint: str = "",
-    ) -> None:
-        record.status = status
-        mark = (b"x-request-id", record.id.encode())
-        protocol = answers.protocol_of(request.path)
-        inbound.say(answers.error(protocol, status, code, message, hint, mark))
+    def _refuse(self, inbound: Inbound, request: Request, record: Record, why: Refused) -> None:
+        record.status = why.status
+        protocol = answers.protocol_of(request)
+        inbound.say(
+            answers.error(protocol, why.status, why.code, why.message, why.hint, *record.marks)
+        )
 
 
-def has_too_many_values(body: bytes) -> bool:
-    """Whether the JSON could take many times the memory of its text."""
-    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES
+def _check_path(request: Request) -> None:
+    """Raises `RefusedError` for what no model is asked by."""
+    path = request.path
+    if path.startswith(CHANGING):
+        message = f"{path} is not offered: which models there are is declared in the profile"
+        raise RefusedError(403, "declared", message, "edit the profile, and `orchestrate apply` it")
+    known = path in OLLAMA or path in SHORT or path.startswith("/v1/")
+    if request.method != b"POST" or not known:
+        what = f"{request.method.decode('latin-1')} {path[:200]}"
+        hint = "" if known else "what an engine offers beside is under /instances/NAME/..."
+        raise RefusedError(404, "not-found", f"no such path: {what}", hint)
 
 
-def _record(inbound: Inbound, request: Request) -> Record:
-    """A request begins. What it is called by its client is kept, where that can go anywhere."""
-    given = request.header(b"x-request-id").decode("latin-1")
-    known_as = given if _ID.fullmatch(given) else secrets.token_hex(8)
-    return Record(asyncio.get_running_loop().time(), known_as, _client(inbound, request))
+def _json(request: Request) -> Json:
+    if _has_too_many_values(request.body):
+        raise RefusedError(413, "too-large", "the body has too many values")
+    try:
+        parsed: Any = json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "bad-json", f"the body is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise RefusedError(400, "bad-json", "the body is JSON, but no object")
+    return cast("Json", parsed)
 
 
 def _client(inbound: Inbound, request: Request) -> str:
     """Who is to be treated fairly: whoever says so, else who has the token, else the address."""
-    said = request.header(b"x-client-id") or request.header(b"authorization")
+    names = (b"x-client-id", b"authorization", b"x-api-key")
+    said = next((value for name in names if (value := request.header(name))), b"")
     return said.decode("latin-1")[:200] if said else inbound.peer
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether the JSON could take many times the memory of its text."""
+    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES

@@ -78,8 +78,6 @@ class Inbound(asyncio.Protocol):
         self._held = 0
         self._silent = True
         self._bodiless = False
-        self.marks: Headers = []
-        """Headers that every answer to the request of the moment has."""
         self.on_writable: Callable[[], None] = _nothing
         self.peer = ""
         """The client's address."""
@@ -193,7 +191,7 @@ class Inbound(asyncio.Protocol):
             return
         self._headed = True
         request = self._request(b"")
-        if self._parser.should_upgrade() and request.method != b"CONNECT":
+        if self._parser.should_upgrade() and not _insists(request):
             # It would rather speak otherwise, as clients of Java would, and need not.
             self._as_it_is = without_offer(request)
             return
@@ -288,7 +286,7 @@ class Inbound(asyncio.Protocol):
                 return
             request.keep_alive = False
             message = f"the gateway has a bug: {error!r}"
-            self.say(answers.error(answers.protocol_of(request.path), 500, "bug", message))
+            self.say(answers.error(answers.protocol_of(request), 500, "bug", message))
         finally:
             self._release(len(request.body))
 
@@ -298,8 +296,8 @@ class Inbound(asyncio.Protocol):
         self._clients.held -= size
 
     def _refuse(self, status: int, code: str, message: str, hint: str = "") -> None:
-        path = self._target.decode("latin-1")
-        self._refuse_with(answers.error(answers.protocol_of(path), status, code, message, hint))
+        protocol = answers.protocol_of(self._request(b""))
+        self._refuse_with(answers.error(protocol, status, code, message, hint))
 
     def _refuse_with(self, answer: bytes) -> None:
         """What is wrong with the connection itself ends it, once what was asked is answered."""
@@ -314,7 +312,7 @@ class Inbound(asyncio.Protocol):
 
     def _part(self) -> None:
         """Say the last word, and let the client read it."""
-        self._bodiless, self.marks = False, []
+        self._bodiless = False
         self.say(self._last)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
@@ -325,8 +323,6 @@ class Inbound(asyncio.Protocol):
     def say(self, answer: bytes) -> None:
         """Send the beginning of an answer, or the whole of one that is there already: then no body
         goes to a client that wants none."""
-        if self.marks:
-            answer = marked(answer, self.marks)
         if self._bodiless:
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
         self.write(answer)
@@ -372,6 +368,11 @@ class Inbound(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 self._transport.abort()
+
+
+def _insists(request: Request) -> bool:
+    """Whether another protocol is not offered, but needed."""
+    return request.method == b"CONNECT" or request.header(b"upgrade").lower() == b"websocket"
 
 
 _HEAD_TOO_LARGE = f"the head has more than {MAX_HEAD:,} bytes, or {MAX_HEADERS} headers"

@@ -108,9 +108,14 @@ def marked(answer: bytes, more: Headers) -> bytes:
 def document(status: int, body: object, *more: tuple[bytes, bytes]) -> bytes:
     """A whole answer of our own, as JSON."""
     raw = json.dumps(body, separators=(",", ":")).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(raw)),
-        *more,
-    ]
-    return head_bytes(status, headers) + raw
+    return _whole(status, b"application/json", raw, more)
+
+
+def text(status: int, body: str, *more: tuple[bytes, bytes]) -> bytes:
+    """A whole answer of our own, as plain text."""
+    return _whole(status, b"text/plain; charset=utf-8", body.encode(), more)
+
+
+def _whole(status: int, kind: bytes, raw: bytes, more: Iterable[tuple[bytes, bytes]]) -> bytes:
+    length: Headers = [] if status == 204 else [(b"content-length", b"%d" % len(raw))]
+    return head_bytes(status, [(b"content-type", kind), *length, *more]) + raw

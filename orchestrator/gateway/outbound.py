@@ -71,9 +71,8 @@ class Outbound(asyncio.Protocol):
     def alive(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def ask(self, data: bytes, *, bodiless: bool = False) -> asyncio.Future[Head]:
-        """Send a request; the head of its answer, which is all of it where that is `bodiless`.
-        Raises `LostError` there."""
+    def ask(self, data: bytes) -> asyncio.Future[Head]:
+        """Send a request; the head of its answer. Raises `LostError` there."""
         self._parser = httptools.HttpResponseParser(self)
         self._head = self._loop.create_future()
         self._end = self._loop.create_future()
@@ -81,7 +80,8 @@ class Outbound(asyncio.Protocol):
         self._on_body = None
         self._early = []
         self._busy = True
-        self._bodiless = bodiless
+        # Its answer has a length and no body, which the parser does not know.
+        self._bodiless = data.startswith(b"HEAD ")
         self._unheeded = 0
         self.reusable = False
         if self._transport is None:
@@ -165,7 +165,6 @@ class Outbound(asyncio.Protocol):
         elif self._busy and not self._head.done():
             self._head.set_result(Head(status, self._headers))
             if self._bodiless:
-                # The length that it tells is of what would have come: nothing is to be read.
                 self._done()
 
     def on_body(self, body: bytes) -> None:
