@@ -67,8 +67,10 @@ def fetch(settings: Settings) -> dict[str, Any]:
 
 
 def only(document: dict[str, Any], names: Sequence[str]) -> None:
-    """Leave just the named instances. Raises `InputError` for one that is not there."""
-    known = {one["name"] for one in document["instances"]}
+    """Leave just the named instances; the gateway stands apart, but goes by its name like them.
+    Raises `InputError` for one that is not there."""
+    rows = [*document["instances"], *filter(None, [document.get("gateway")])]
+    known = {one["name"] for one in rows}
     for name in names:
         if name not in known:
             from orchestrator.core.problem import did_you_mean, listing
@@ -76,7 +78,7 @@ def only(document: dict[str, Any], names: Sequence[str]) -> None:
             hint = did_you_mean(name, known) or f"instances: {listing(sorted(known)) or 'none'}"
             raise InputError(f"unknown instance {name!r}", hint=hint)
     if names:
-        document["instances"] = [one for one in document["instances"] if one["name"] in names]
+        document["instances"] = [one for one in rows if one["name"] in names]
 
 
 def _print(document: Mapping[str, Any], *, named: bool) -> None:
