@@ -14,6 +14,10 @@ PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
+Priority = Literal["high", "normal", "low"]
+Trigger = Literal["down", "overloaded", "slow", "failing"]
+TRIGGERS: tuple[Trigger, ...] = ("down", "overloaded", "slow", "failing")
+"""Why a request goes to what a route falls back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,33 +273,60 @@ GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class RouteAim:
-    """An instance, or a name that one serves, and how often it is chosen beside the others."""
+    """An instance, or a name that one serves. `weight` is its share of the requests beside the
+    others'; None where whoever is least busy is chosen."""
 
     name: str
-    weight: int = 1
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A name that clients may ask for. `fallback` are other names, tried in order when this one is
-    down, overloaded, failing, or has said nothing for `slow` seconds."""
+    """A name that clients may ask for. `fallback` are other names, tried in order for the reasons
+    in `on`; it is slow when it has said nothing for `slow` seconds. `warn` is the percentage of
+    requests served by a fallback above which that is told."""
 
     name: str
     to: tuple[RouteAim, ...]
     fallback: tuple[str, ...] = ()
     slow: float | None = None
+    on: tuple[Trigger, ...] = TRIGGERS
+    warn: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """A server elsewhere that speaks OpenAI's protocol: only ever fallen back to. `model` is what
+    it is asked for, "" for what the client asked for."""
+
+    name: str
+    url: str
+    key: str = field(default="", repr=False)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A client by name. `priority` is the most that its requests may have; None leaves that to
+    them."""
+
+    name: str
+    token: str = field(repr=False)
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds. `hosts` and `origins`: see its door."""
+    """What the gateway does beside listening: its routes, how many requests may wait for one
+    instance (None: by its slots), and for how many seconds. `hosts` and `origins`: see its door."""
 
     routes: tuple[RouteSpec, ...] = ()
-    waiting: int = 256
+    waiting: int | None = None
     patience: float = 30.0
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    clouds: tuple[CloudSpec, ...] = ()
+    tokens: tuple[TokenSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +363,8 @@ class InstanceSpec:
     gpus: tuple[int, ...] | None = None
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
+    replica_of: str = ""
+    """What the profile calls it and its like together."""
 
 
 Desired = dict[str, InstanceSpec]

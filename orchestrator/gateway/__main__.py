@@ -57,6 +57,7 @@ async def _run(host: str, port: int) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
         door.update(body.get("hosts", ()), body.get("origins", ()))
+        door.tokens = table.tokens
         room.update(table)
         known.set()
         stirred.set()

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from orchestrator.core.origin import host_of, is_address, is_loopback, netloc_of
 from orchestrator.gateway.message import Headers, Request
+from orchestrator.gateway.table import Token
+from orchestrator.gateway.visitor import Visitor, by_name, owner, unnamed
 
 _ENDINGS = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Names that nobody in the world can own."""
@@ -39,7 +41,8 @@ class Refused(NamedTuple):
 
 @dataclass(slots=True)
 class Door:
-    """`token` is what clients must send, if anything; `names` what this machine is called.
+    """`token` is what clients must send, if anything, or one of `tokens`, which change with the
+    table; `names` is what this machine is called.
 
     Without a token, `hosts` are further names to be asked by, and `origins` pages that may ask; `*`
     is all of them.
@@ -49,7 +52,13 @@ class Door:
     names: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+    tokens: tuple[Token, ...] = ()
     _ours: set[bytes] = field(default_factory=set[bytes])
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes a token to come in."""
+        return bool(self.token or self.tokens)
 
     def update(self, hosts: Collection[str], origins: Collection[str]) -> None:
         """Others are allowed from now on."""
@@ -61,7 +70,7 @@ class Door:
         """None for who may ask; an open path needs no token."""
         if refused := _malformed(request):
             return refused
-        if not self.token:
+        if not self.closed:
             return self._wrong_host(request) or self._wrong_origin(request)
         if is_open or is_preflight(request) or self._has_token(request):
             return None
@@ -70,7 +79,7 @@ class Door:
     def marks(self, request: Request) -> Headers:
         """What tells the browser that its page may read the answer, if it may."""
         origin = request.header(b"origin")
-        if not origin or not (self.token or self._is_invited(origin.decode("latin-1"), request)):
+        if not origin or not (self.closed or self._is_invited(origin.decode("latin-1"), request)):
             return []
         return [
             (b"access-control-allow-origin", origin),
@@ -88,10 +97,18 @@ class Door:
             (b"access-control-max-age", b"600"),
         ]
 
+    def visitor(self, request: Request, peer: str) -> Visitor:
+        """Who it is that may come in, from the address `peer`."""
+        given = _credential(request)
+        own = owner(given, self.tokens)
+        if own is not None:
+            return by_name(own, request)
+        return unnamed(request, b"" if self.closed else given, peer)
+
     def _has_token(self, request: Request) -> bool:
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        return hmac.compare_digest(given.strip(), self.token.encode())
+        given = _credential(request)
+        known = bool(self.token) and hmac.compare_digest(given, self.token.encode())
+        return owner(given, self.tokens) is not None or known
 
     def _wrong_host(self, request: Request) -> Refused | None:
         said = request.header(b"host")
@@ -137,6 +154,12 @@ class Door:
 _NO_TOKEN = Refused(
     401, "unauthorized", "no valid token", "send it as `Authorization: Bearer ...` or `x-api-key`"
 )
+
+
+def _credential(request: Request) -> bytes:
+    bearer = request.header(b"authorization")
+    given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
+    return given.strip()
 
 
 def is_preflight(request: Request) -> bool:

@@ -23,9 +23,6 @@ from orchestrator.gateway.ollama_ask import Json
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route, Table
 
-PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
-"""What `x-priority` may say."""
-
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
 
@@ -91,19 +88,19 @@ class Front:
     told: Callable[[Record, Request], None]
     door: Door = field(default_factory=Door)
 
-    def refusal(self, inbound: Inbound, request: Request) -> bytes | None:
+    def refusal(self, request: Request) -> bytes | None:
         """The answer to a request that is not let in."""
         why = self.door.refusal(request, is_open=request.path in OPEN)
         if why is None:
             return None
-        record = self._record(inbound, request)
+        record = self._record(request)
         record.status = why.status
         self.told(record, request)
         return answers.error(answers.protocol_of(request), *why, *record.marks)
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request that was let in."""
-        record = self._record(inbound, request)
+        record = self._record(request)
         try:
             await self._answer(inbound, request, record)
         except RefusedError as error:
@@ -115,11 +112,11 @@ class Front:
             if request.path not in HEALTH:
                 self.told(record, request)
 
-    def _record(self, inbound: Inbound, request: Request) -> Record:
+    def _record(self, request: Request) -> Record:
         """A request begins. What its client calls it is kept, where that can go anywhere."""
         given = request.header(b"x-request-id").decode("latin-1")
         known_as = given if _ID.fullmatch(given) else secrets.token_hex(8)
-        record = Record(asyncio.get_running_loop().time(), known_as, _client(inbound, request))
+        record = Record(asyncio.get_running_loop().time(), known_as)
         record.marks = [(b"x-request-id", known_as.encode()), *self.door.marks(request)]
         return record
 
@@ -155,6 +152,8 @@ class Front:
         if request.header(b"upgrade").lower() == b"websocket":
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
+        visitor = self.door.visitor(request, inbound.peer)
+        record.client = visitor.client
         if request.path.startswith("/instances/"):
             call = self._to_instance(request, record)
         else:
@@ -166,6 +165,7 @@ class Front:
                 self._say(inbound, record, said)
                 return
             call.route = Route(call.route.name, call.route.aims)
+        call.priority = visitor.priority
         await self.exchanges.serve(inbound, call)
 
     def _to_model(self, request: Request, record: Record) -> Call:
@@ -190,9 +190,8 @@ class Front:
             answers.protocol_of(request),
             record,
             body,
-            PRIORITIES.get(request.header(b"x-priority").lower(), 0),
-            span,
-            model or route.name,
+            span=span,
+            asked_as=model or route.name,
         )
 
     def _to_instance(self, request: Request, record: Record) -> Call:
@@ -200,11 +199,14 @@ class Front:
         path, mark, query = request.target.partition(b"?")
         _, _, name, *rest = path.split(b"/", 3)
         known = unquote(name.decode("latin-1"))
-        if known not in self.room.table.targets:
-            hint = f"one of: {listed(list(self.room.table.targets))}"
+        targets = [one for one in self.room.table.targets.values() if not one.is_cloud]
+        meant = [one for one in targets if known and known in (one.name, one.replica_of)]
+        aims = tuple(Aim(one.name) for one in meant)
+        if not aims:
+            hint = f"one of: {listed([one.name for one in targets])}"
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
-        route = Route(f"/instances/{known}", (Aim(known),))
+        route = Route(f"/instances/{known}", aims)
         return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
 
     def _route(self, name: str) -> Route:
@@ -259,13 +261,6 @@ def _json(request: Request) -> Json:
     if not isinstance(parsed, dict):
         raise RefusedError(400, "bad-json", "the body is JSON, but no object")
     return cast("Json", parsed)
-
-
-def _client(inbound: Inbound, request: Request) -> str:
-    """Who is to be treated fairly: whoever says so, else who has the token, else the address."""
-    names = (b"x-client-id", b"authorization", b"x-api-key")
-    said = next((value for name in names if (value := request.header(name))), b"")
-    return said.decode("latin-1")[:200] if said else inbound.peer
 
 
 def _has_too_many_values(body: bytes) -> bool:

@@ -48,7 +48,7 @@ closing at once would take the answer away from it."""
 class Answers(Protocol):
     """Who answers."""
 
-    def refusal(self, inbound: Inbound, request: Request) -> bytes | None:
+    def refusal(self, request: Request) -> bytes | None:
         """The last answer on a connection whose request is not let in; its body is not there."""
         ...
 
@@ -195,7 +195,7 @@ class Inbound(asyncio.Protocol):
             # It would rather speak otherwise, as clients of Java would, and need not.
             self._as_it_is = without_offer(request)
             return
-        if refusal := self._front.refusal(self, request):
+        if refusal := self._front.refusal(request):
             self._refuse_with(refusal)
             return
         length = request.header(b"content-length")

@@ -6,6 +6,8 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 from tests.gateway_asking import ask, asked, completion, endless, gateway, lines
 from tests.look import kill_daemon, owned, pids, rows, status, until_phase
@@ -104,8 +106,13 @@ def test_a_client_that_leaves_ends_what_is_generated_for_it(world: World) -> Non
             client.sendall(head.encode() + body)
             world.until(busy, "it generates")
         # Not seen by asking: while others ask, llama-server does not look whether its client left.
-        world.until(lambda: log.read_text().count("cancel task") >= count, "and is cancelled")
+        told = f"cancelled {count}"
+        world.until(partial(_cancelled, log, count), told)
     world.until(lambda: not busy(), "nothing is generated any more")
+
+
+def _cancelled(log: Path, count: int) -> bool:
+    return log.read_text().count("cancel task") >= count
 
 
 def test_edits_of_the_gateway(world: World) -> None:

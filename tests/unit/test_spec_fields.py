@@ -56,6 +56,7 @@ OTHERS: dict[str, object] = {
     "gpus": (0,),
     "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
+    "replica_of": "other",
 }
 """Another value of each field."""
 
