@@ -34,7 +34,9 @@ def test_one_that_dies_before_its_first_byte_costs_nobody_anything(world: World)
         world.until(lambda: in_flight(world), "some wait for it")
         kill(pid)
         answers = [one.result() for one in asking]
-    assert [(one.status, one.by) for one in answers] == [(200, "b")] * 8
+    # By the other, or by its own next process where that was quicker.
+    assert [one.status for one in answers] == [200] * 8
+    assert {one.by for one in answers} <= {"a", "b"}
     assert max(line["retries"] for line in lines(world)) >= 1
 
     # With nobody else for it, a request waits for the next process.
