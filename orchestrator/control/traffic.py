@@ -16,6 +16,7 @@ from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
 from orchestrator.core.figures import Figures
 from orchestrator.core.spec import GATEWAY
+from orchestrator.core.status import Phase
 
 
 class Traffic:
@@ -78,7 +79,8 @@ class Traffic:
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
 
-        Returns after `within` seconds at the latest, and at once where no gateway is.
+        Returns after `within` seconds at the latest, and at once where no gateway is: one that
+        runs, and has not said anything yet, is about to find this daemon.
         """
         try:
             async with asyncio.timeout(within):
@@ -91,7 +93,8 @@ class Traffic:
 
     def _is_busy(self, start_id: str, number: int) -> bool:
         if not self._followers:
-            return False
+            gateway = self._reconciler.observed.get(GATEWAY)
+            return gateway is not None and gateway.phase is Phase.READY
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0

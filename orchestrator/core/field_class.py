@@ -42,6 +42,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "demand": LIVE,
     "gpus": None,
     "gateway": LIVE,
+    "alternate": None,
 }
 """Every field of `InstanceSpec`; None for what only mirrors others (an address is in the command).
 `inputs`, files that changed on disk, are taken up by `apply` and `restart` alone."""

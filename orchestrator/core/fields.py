@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
-from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName
+from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName, Strategy
 from orchestrator.core.suggestion import suggest
 from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size
 
@@ -26,6 +26,7 @@ ENGINES = ("llama-server", "ollama")
 ATTACH_MODES = ("auto", "never", "only")
 LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
+STRATEGIES = ("stop-first", "start-first")
 POLICIES = ("always", "on-failure", "never")
 
 _NAME = re.compile(NAME_PATTERN)
@@ -274,6 +275,11 @@ Failure = Annotated[
     OnFailure,
     PlainValidator(_one_of(FAILURES, "answer to a failure")),
     WithJsonSchema(or_reference({"enum": list(FAILURES)})),
+]
+Replacing = Annotated[
+    Strategy,
+    PlainValidator(_one_of(STRATEGIES, "strategy")),
+    WithJsonSchema(or_reference({"enum": list(STRATEGIES)})),
 ]
 Percent = Annotated[
     float,

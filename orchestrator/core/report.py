@@ -21,6 +21,8 @@ from orchestrator.core.status import (
     ModelStatus,
     Observed,
 )
+from orchestrator.core.succession import said_of
+from orchestrator.core.successor import base_of, is_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,15 @@ def _rows(
             rows.append(_pending_row(spec, plan, status))
         else:
             row = _row(spec, status, now, usage.get(name), stale.get(name, False))
+            row["message"] = row["message"] or said_of(name, observed)
             rows.append({**row, **_held_back(plan.pending.get(name))})
-    rows += [
-        _row(status.spec, status, now, usage.get(name), stale.get(name, False))
-        for name, status in observed.items()
-        if name not in desired
-    ]
+    shown = set(desired)
+    for name, status in observed.items():
+        # What runs beside an instance is that instance, as long as there is one.
+        if base_of(name) not in shown and (not is_aside(name) or base_of(name) not in observed):
+            shown.add(base_of(name))
+            row = _row(status.spec, status, now, usage.get(name), stale.get(name, False))
+            rows.append({**row, "name": base_of(name)})
     return rows
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from orchestrator.core.drift import live_drift, restart_drift
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import InstanceStatus, Phase, Rejected
+from orchestrator.core.successor import variants
 
 ROLLED_BACK = "rolled-back"
 """The reason of an instance that runs what was ready before, and of the start that began it."""
@@ -26,7 +27,8 @@ def aim(want: InstanceSpec, status: InstanceStatus) -> InstanceSpec:
 
 def is_rejected(want: InstanceSpec, status: InstanceStatus) -> bool:
     """True when exactly this was tried, and did not come up."""
-    return status.rejected is not None and _alike(status.rejected.spec, want)
+    rejected = status.rejected
+    return rejected is not None and any(_alike(rejected.spec, one) for one in variants(want))
 
 
 def kept_rejection(status: InstanceStatus, start: InstanceSpec) -> Rejected | None:
@@ -56,10 +58,16 @@ def undone(
     # would be down for as long as a stranger has it.
     if waits and (reason != "port-taken" or spec.auto_port):
         return None
-    if spec.update.on_failure != "rollback":
+    changed = [*restart_drift(fallback, spec), *live_drift(fallback, spec)]
+    beside = spec.name != fallback.name
+    if beside:
+        # It was tried beside what runs: on another port, which is no part of the change.
+        changed = [one for one in changed if one.field != "port"]
+    repeated = beside and not changed
+    if not repeated and spec.update.on_failure != "rollback":
         return None
-    changed = "; ".join(map(str, (*restart_drift(fallback, spec), *live_drift(fallback, spec))))
-    told = f"did not come up ({reason}): {changed}; {message}".rstrip("; ")
+    what = "; ".join(map(str, changed)) or "another process"
+    told = f"did not come up ({reason}): {what}; {message}".rstrip("; ")
     return replace(
         status,
         phase=Phase.BACKOFF,

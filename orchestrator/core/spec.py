@@ -14,6 +14,7 @@ PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
+Strategy = Literal["stop-first", "start-first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,11 @@ class StopPolicy:
 @dataclass(frozen=True, slots=True)
 class UpdatePolicy:
     """What becomes of a change that does not come up: `rollback` to what was ready before, or
-    `keep` trying it."""
+    `keep` trying it; and whether what runs ends before its successor starts, or once that is
+    ready."""
 
     on_failure: OnFailure = "rollback"
+    strategy: Strategy = "stop-first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +284,21 @@ class GatewaySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternate:
+    """The same instance on its second port: one that is started beside what runs needs another."""
+
+    command: Command
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One desired instance. `model` is what people call it; `inputs` what is really read.
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
     knows how much memory it takes, `gpus` where the engine chooses among all there are.
+    `alternate` is None for what is only declared on one port; of what runs, always.
     """
 
     name: str
@@ -312,6 +324,7 @@ class InstanceSpec:
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
     gateway: GatewaySpec | None = None
+    alternate: Alternate | None = None
 
 
 Desired = dict[str, InstanceSpec]
