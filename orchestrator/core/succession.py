@@ -155,12 +155,19 @@ def is_moving(name: str, observed: Observed) -> bool:
 # --- parts of the fold ----------------------------------------------------------------------------
 
 
+_BEGIN = (EventType.STARTING, EventType.ADOPTED, EventType.PROMOTED)
+"""What gives a run its name."""
+
+
 def addressed(event: Event, observed: Observed) -> Event:
     """The event of a run, under the name that the run has by now."""
     start_id = event.data.get("start_id")
     known = observed.get(event.instance)
-    begins = event.type in (EventType.STARTING, EventType.ADOPTED)
-    if start_id is None or begins or (known is not None and known.start_id == start_id):
+    if (
+        start_id is None
+        or event.type in _BEGIN
+        or (known is not None and known.start_id == start_id)
+    ):
         return event
     for name in family(event.instance):
         status = observed.get(name)
