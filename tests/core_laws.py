@@ -203,7 +203,8 @@ def _stays_until_its_successor_is_ready(world: World, name: str) -> None:
         return
     second = beside(declared, status.spec.endpoint.port)
     ports = {s.endpoint.port for n, s in (world.loop.desired or {}).items() if n != name}
-    room = declared.demand is None and second not in ports
+    mine = status.spec.endpoint.port
+    room = declared.demand is None and not ports & {second, mine}
     assert not room, f"{name} was ready, and is stopped before its successor is"
 
 

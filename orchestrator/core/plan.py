@@ -154,7 +154,7 @@ class _Steps:
             return
         waits = _waits(action, status, self._stage.desired, self.gate)
         if waits is not None:
-            self.waiting[name] = waits
+            self.waiting[base_of(name)] = waits
         elif action is not None:
             self.actions.append(action)
         elif status is not None and status.retry_at is not None and _is_retried(status):

@@ -59,8 +59,12 @@ def preview(
     }
     plan = make_plan(desired, renewed, now)
     follows = staged(desired, renewed).follows
-    shown = [_as_shown(action, renewed, follows) for action in plan.actions]
-    planned = {one.instance: _as_tried(one, observed) for one in shown if one is not None}
+    planned: dict[str, Action] = {}
+    for action in plan.actions:
+        shown = _as_shown(action, renewed, follows)
+        if shown is not None:
+            # What replaces an instance comes first, and with all that is other then.
+            planned.setdefault(shown.instance, _as_tried(shown, observed))
     for name, why in plan.pending.items():
         drift = () if name in observed else holding(desired[name])
         status = observed.get(name)

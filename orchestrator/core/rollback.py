@@ -58,15 +58,15 @@ def undone(
     # would be down for as long as a stranger has it.
     if waits and (reason != "port-taken" or spec.auto_port):
         return None
-    changed = [*restart_drift(fallback, spec), *live_drift(fallback, spec)]
+    changed = restart_drift(fallback, spec)
     beside = spec.name != fallback.name
     if beside:
         # It was tried beside what runs: on another port, which is no part of the change.
-        changed = [one for one in changed if one.field != "port"]
+        changed = tuple(one for one in changed if one.field != "port")
     repeated = beside and not changed
     if not repeated and spec.update.on_failure != "rollback":
         return None
-    what = "; ".join(map(str, changed)) or "another process"
+    what = "; ".join(map(str, (*changed, *live_drift(fallback, spec)))) or "another process"
     told = f"did not come up ({reason}): {what}; {message}".rstrip("; ")
     return replace(
         status,
@@ -93,11 +93,12 @@ def has_lost_its_port(status: InstanceStatus, reason: str) -> bool:
 
 
 def _alike(one: InstanceSpec, other: InstanceSpec) -> bool:
-    """The same try: which profiles say so, and what else is on the disk by now, does not matter."""
+    """The same try: which profiles say so, what else is on the disk by now, and which other port it
+    could have, does not matter."""
     return _essence(one) == _essence(other)
 
 
 def _essence(spec: InstanceSpec) -> InstanceSpec:
     # An estimate is no part of what is declared: it changes with what is known of the machine.
     demand = spec.demand if spec.demand is not None and spec.demand.declared else None
-    return replace(spec, profiles=(), inputs=(), demand=demand)
+    return replace(spec, profiles=(), inputs=(), demand=demand, alternate=None)

@@ -298,7 +298,7 @@ class InstanceSpec:
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
     knows how much memory it takes, `gpus` where the engine chooses among all there are.
-    `alternate` is None for what is only declared on one port; of what runs, always.
+    `alternate` is None where nothing is ever started beside it.
     """
 
     name: str

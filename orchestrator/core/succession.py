@@ -88,8 +88,10 @@ def _successor(
     there = beside(want, status.spec.endpoint.port)
     if there is None or is_rejected(want, status) or _takes_what_is_left(there):
         return None
-    others = (spec for name, spec in desired.items() if name != want.name)
-    if any(overlaps(other.endpoint, there.endpoint) for other in others):
+    others = [spec.endpoint for name, spec in desired.items() if name != want.name]
+    # Where one of its two ports is to be another's, that one has waited long enough.
+    ours = (there.endpoint, status.spec.endpoint)
+    if any(overlaps(other, one) for other in others for one in ours):
         return None
     here = on_port(want, status.spec.endpoint.port)
     # One that was begun as it is wanted goes on: it may be a restart, by somebody's word.
@@ -162,14 +164,9 @@ _BEGIN = (EventType.STARTING, EventType.ADOPTED, EventType.PROMOTED)
 def addressed(event: Event, observed: Observed) -> Event:
     """The event of a run, under the name that the run has by now."""
     start_id = event.data.get("start_id")
-    known = observed.get(event.instance)
-    if (
-        start_id is None
-        or event.type in _BEGIN
-        or (known is not None and known.start_id == start_id)
-    ):
+    if start_id is None or event.type in _BEGIN:
         return event
-    for name in family(event.instance):
+    for name in (event.instance, *family(event.instance)):
         status = observed.get(name)
         if status is not None and status.start_id == start_id:
             return replace(event, instance=name)

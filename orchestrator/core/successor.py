@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.spec import Alternate, InstanceSpec
 
 _BETWEEN = "~"
 _NEXT, _OLD = "~next", "~old"
@@ -46,12 +46,12 @@ def family(name: str) -> tuple[str, str, str]:
 
 
 def variants(spec: InstanceSpec) -> tuple[InstanceSpec, ...]:
-    """The same instance on each of its ports, as it would be started."""
-    if spec.alternate is None:
+    """The same instance on each of its ports, each with the other one as its alternate."""
+    other = spec.alternate
+    if other is None:
         return (spec,)
-    first = replace(spec, alternate=None)
-    command, endpoint = spec.alternate.command, spec.alternate.endpoint
-    return first, replace(first, command=command, endpoint=endpoint)
+    here = Alternate(spec.command, spec.endpoint)
+    return spec, replace(spec, command=other.command, endpoint=other.endpoint, alternate=here)
 
 
 def on_port(spec: InstanceSpec, port: int) -> InstanceSpec:

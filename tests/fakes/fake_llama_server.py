@@ -8,6 +8,7 @@
     mute            accepts connections, and answers none; `mute=PATH`: once that file is there
     toil=PATH       answers nothing once that file is there, and computes as hard as it can
     sick=PATH       answers /health with 500 once that file is there
+    hold=PATH       answers anything else only once that file is there
     fork            leaves a child in its group, which keeps the port
     session         leaves a child in a session of its own
 
@@ -18,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -57,13 +59,26 @@ def serve(listener: socket.socket, words: dict[str, str]) -> None:
         if "mute" in words and (not words["mute"] or os.path.exists(words["mute"])):
             kept.append(connection)
             continue
+        asked = connection.recv(65536)
+        if "hold" in words and not asked.startswith(b"GET /health"):
+            threading.Thread(target=hold, args=(connection, words["hold"]), daemon=True).start()
+            continue
         with connection:
-            connection.recv(65536)
             sick = "sick" in words and os.path.exists(words["sick"])
-            line = b"500 Internal Server Error" if sick else b"200 OK"
-            connection.sendall(
-                b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-            )
+            answer(connection, b"500 Internal Server Error" if sick else b"200 OK")
+
+
+def hold(connection: socket.socket, path: str) -> None:
+    """A request that takes its time, while others are answered."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    with connection:
+        answer(connection, b"200 OK")
+
+
+def answer(connection: socket.socket, line: bytes) -> None:
+    head = b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+    connection.sendall(head + b"{}")
 
 
 def main() -> None:

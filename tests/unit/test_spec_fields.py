@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core.drift import input_drift, live_drift, restart_drift
 from orchestrator.core.field_class import LIVE, RESTART, SPEC_FIELDS
 from orchestrator.core.spec import (
+    Alternate,
     Awaited,
     Command,
     Demand,
@@ -54,6 +55,7 @@ OTHERS: dict[str, object] = {
     "demand": Demand(1, declared=True),
     "gpus": (0,),
     "gateway": GatewaySpec(waiting=1),
+    "alternate": Alternate(Command(("other",), {}, "/"), Endpoint("127.0.0.1", 9)),
 }
 """Another value of each field."""
 
