@@ -42,6 +42,8 @@ class EventType(StrEnum):
     ALERT_OVER = "alert-over"
     MENDED = "mended"
     PROMOTED = "promoted"
+    WANTED = "wanted"
+    IDLE = "idle"
 
     APPLIED = "applied"
     PROFILE_ERROR = "profile-error"

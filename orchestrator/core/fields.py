@@ -16,7 +16,14 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
-from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName, Strategy
+from orchestrator.core.spec import (
+    AttachMode,
+    LivenessMode,
+    OnFailure,
+    PolicyName,
+    StartMode,
+    Strategy,
+)
 from orchestrator.core.suggestion import suggest
 from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size
 
@@ -28,6 +35,7 @@ LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
 STRATEGIES = ("stop-first", "start-first")
 POLICIES = ("always", "on-failure", "never")
+START_MODES = ("always", "on-demand")
 
 _NAME = re.compile(NAME_PATTERN)
 _REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[^}]+\}"}
@@ -260,6 +268,11 @@ Attach = Annotated[
     AttachMode,
     PlainValidator(_one_of(ATTACH_MODES, "way to attach")),
     WithJsonSchema(or_reference({"enum": list(ATTACH_MODES)})),
+]
+Start = Annotated[
+    StartMode,
+    PlainValidator(_one_of(START_MODES, "way to start")),
+    WithJsonSchema(or_reference({"enum": list(START_MODES)})),
 ]
 Mode = Annotated[
     LivenessMode,

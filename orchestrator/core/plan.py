@@ -24,6 +24,7 @@ from orchestrator.core.drift import (
     restart_drift,
 )
 from orchestrator.core.gate import Gate, Waiting, awaiting, overlaps, promised
+from orchestrator.core.on_demand import IDLE, InUse, is_at_rest, make_room
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
 from orchestrator.core.shared_store import returning
@@ -101,17 +102,23 @@ class Plan:
 
 
 def make_plan(
-    desired: Desired, observed: Observed, now: float, budget: Budget | None = None
+    desired: Desired,
+    observed: Observed,
+    now: float,
+    budget: Budget | None = None,
+    use: InUse | None = None,
 ) -> Plan:
     """Every action that can be submitted now, the reasons for what cannot, and when to wake.
 
-    `budget` is the memory that there is; None starts everything, whether it fits or not.
+    `budget` is the memory that there is; None starts everything, whether it fits or not. `use` says
+    who of those that run on demand is at work; without it none of them makes room for another.
     """
     stage = staged(desired, observed)
     steps = _Steps(stage, observed, Gate(stage.desired, observed, budget), now)
     steps.end_what_leaves()
     for name, spec in stage.desired.items():
         steps.consider(name, spec)
+    steps.make_room(use)
     if steps.gate.waits_for_memory:
         steps.wakes.append(now + LOOK_AGAIN)
     wake_at = min(steps.wakes, default=None)
@@ -143,7 +150,7 @@ class _Steps:
 
     def consider(self, name: str, spec: InstanceSpec) -> None:
         """One instance: what to do, what to wait for, or when to look again."""
-        if name in self._done:
+        if name in self._done or self._rests(name, spec):
             return
         status = self._stage.observed.get(name)
         if name in self._alone:
@@ -159,6 +166,18 @@ class _Steps:
             self.actions.append(action)
         elif status is not None and status.retry_at is not None and _is_retried(status):
             self.wakes.append(status.retry_at)
+
+    def make_room(self, use: InUse | None) -> None:
+        """Who is stopped for those that wait for memory."""
+        desired = {n: spec for n, spec in self._stage.desired.items() if not is_aside(n)}
+        desired |= {name: self._stage.follows[name] for name in self._alone}
+        touched = {action.instance for action in self.actions} | self.waiting.keys()
+        going = make_room(self.waiting, self.gate, desired, self._before, use, touched=touched)
+        self.actions += [_go(name, whom) for name, whom in going.items()]
+
+    def _rests(self, name: str, spec: InstanceSpec) -> bool:
+        """A successor is wanted by whoever changed what runs."""
+        return not is_aside(name) and is_at_rest(spec, self._before.get(name))
 
     def _step(self, spec: InstanceSpec, status: InstanceStatus | None) -> Action | None:
         if status is not None:
@@ -221,6 +240,10 @@ def _stop(status: InstanceStatus) -> Action:
     return Action(Verb.STOP, status.name, reason=reason, message=message)
 
 
+def _go(name: str, whom: str) -> Action:
+    return Action(Verb.STOP, name, reason=IDLE, message=f"makes room for {whom}")
+
+
 def _kill(name: str) -> Action:
     return Action(Verb.KILL, name, reason="killed", message="without further grace")
 
@@ -249,6 +272,8 @@ def _adjust(
         if status.phase in SERVING:
             return Action(Verb.STOP, spec.name, reason="held", message="held by hand")
         return None
+    if spec.on_demand is not None and status.rests and status.phase in SERVING:
+        return Action(Verb.STOP, spec.name, reason=IDLE, message=status.message)
     drift = process_drift(status.spec, spec, managed=status.managed)
     live = live_drift(status.spec, spec, managed=status.managed, beside=beside)
     if status.phase not in SERVING:
@@ -319,7 +344,8 @@ def _adjust_dead(
         again = f"again after: {status.message}" if status.message else "again"
         return Action(Verb.START, spec.name, spec, (), "restart", again) if due else None
     if status.phase is Phase.STOPPED and status.reason != "exited":
-        return Action(Verb.START, spec.name, spec, live, message="as declared")
+        why = "as declared" if spec.on_demand is None else "asked for by a request"
+        return Action(Verb.START, spec.name, spec, live, message=why)
     return None
 
 
@@ -341,6 +367,8 @@ class Convergence:
     settled: bool
     missing: tuple[str, ...] = ()
     """`name: phase (message)` for each instance that is not ready as declared."""
+    at_rest: tuple[str, ...] = ()
+    """Those that are down as declared: nobody asks for them."""
 
 
 def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence:
@@ -348,8 +376,11 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     missing: list[str] = []
     moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
     desired = {n: spec for n, spec in staged(desired, observed).desired.items() if not is_aside(n)}
+    at_rest = tuple(name for name, spec in desired.items() if is_at_rest(spec, observed.get(name)))
     for name in desired:
         status = observed.get(name)
+        if name in at_rest:
+            continue
         if name in plan.pending:
             why = plan.pending[name].message
             runs = status.phase.value if status is not None and status.phase in ALIVE else ""
@@ -382,7 +413,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     leaving = [name for name in observed if base_of(name) not in desired]
     missing += [f"{name}: still {observed[name].phase}" for name in leaving]
     moving = moving or bool(leaving)
-    return Convergence(not missing, not moving, tuple(missing))
+    return Convergence(not missing, not moving, tuple(missing), at_rest)
 
 
 def _runs_another(spec: InstanceSpec, status: InstanceStatus) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.core.drift import holding, input_drift
+from orchestrator.core.on_demand import is_at_rest
 from orchestrator.core.plan import Action, Verb, make_plan
 from orchestrator.core.rollback import is_rejected
 from orchestrator.core.spec import Desired, InstanceSpec
@@ -27,6 +28,10 @@ def renewals(
     for name, spec in desired.items():
         status = observed.get(name)
         if status is None or (only is not None and name not in only):
+            continue
+        if spec.on_demand is not None and is_at_rest(spec, replace(status, held=False)):
+            if spec.on_demand.preload or status.held:
+                found[name] = spec.on_demand.preload
             continue
         coming = observed.get(next_of(name))
         dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)

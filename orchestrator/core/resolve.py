@@ -17,6 +17,7 @@ from orchestrator.core.encoding import is_utf8
 from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.lookup import not_found
+from orchestrator.core.model_facts import facts_of
 from orchestrator.core.modelfile import ModelfileOnDisk
 from orchestrator.core.naming import expanded
 from orchestrator.core.parse import LoadedProfile
@@ -45,6 +46,7 @@ from orchestrator.core.spec import (
     InputFile,
     InstanceSpec,
     ModelSet,
+    OnDemand,
 )
 from orchestrator.core.successor import next_of
 from orchestrator.errors import InputError
@@ -199,7 +201,9 @@ class _Instance:
             if self._awaits is None:
                 return None
             spec = self._spec(effective, launch.command, launch.endpoint, launch.inputs)
-            return replace(spec, model=config.model, awaits=self._awaits)
+            return replace(
+                spec, model=config.model, awaits=self._awaits, on_demand=self._on_demand(config)
+            )
         odd = next((word for word in launch.command.argv if not is_utf8(word)), None)
         if odd is not None:
             message, hint = f"{odd!r} is not valid UTF-8", "rename the file, or its folder"
@@ -219,6 +223,18 @@ class _Instance:
             demand=placed.demand,
             gpus=placed.gpus,
             alternate=self._alternate(spec, engine, placed.request),
+            facts=facts_of(model, sees=mmproj is not None),
+            on_demand=self._on_demand(config),
+        )
+
+    def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
+        defaults = self._loaded.config.defaults.llama_server
+        if given("start", config, defaults) != "on-demand":
+            return None
+        return OnDemand(
+            idle=given("idle", config, defaults),
+            pin=bool(given("pin", config, defaults)),
+            preload=bool(given("preload", config, defaults)),
         )
 
     def _alternate(

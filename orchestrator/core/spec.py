@@ -15,6 +15,7 @@ AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
 Strategy = Literal["stop-first", "start-first"]
+StartMode = Literal["always", "on-demand"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,35 @@ class Demand:
     declared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What people are told of a model, as its header or its server says: bytes, counts; empty or 0
+    where nobody says. `modified` is an instant, `context` the tokens that it was trained with."""
+
+    family: str = ""
+    parameters: int = 0
+    parameter_size: str = ""
+    quantization: str = ""
+    context: int = 0
+    size: int = 0
+    digest: str = ""
+    modified: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """Of an instance that is only started when somebody asks for it.
+
+    `idle`: seconds after its last use until it is stopped; None leaves it running. `pin`: never
+    stopped to make room for another. `preload`: started when it is applied, before anybody asks.
+    """
+
+    idle: float | None = None
+    pin: bool = False
+    preload: bool = False
+
+
 GATEWAY = "gateway"
 """The name of the one gateway, and of its engine: the program is a part of this package."""
 
@@ -297,8 +327,9 @@ class InstanceSpec:
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
-    knows how much memory it takes, `gpus` where the engine chooses among all there are.
-    `alternate` is None where nothing is ever started beside it.
+    knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
+    engine chooses among all there are, `on_demand` where it is always to run, `alternate` where
+    nothing is ever started beside it.
     """
 
     name: str
@@ -323,8 +354,10 @@ class InstanceSpec:
     awaits: Awaited | None = None
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
+    facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
     alternate: Alternate | None = None
+    on_demand: OnDemand | None = None
 
 
 Desired = dict[str, InstanceSpec]

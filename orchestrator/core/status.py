@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from orchestrator.core.cause import Mending
-from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.spec import InstanceSpec, ModelFacts
 
 
 class Phase(StrEnum):
@@ -76,7 +76,7 @@ class ModelStatus:
     """One model of an instance as observed. `loaded`: in the memory of its server.
 
     `bytes_done` of `bytes_total` are of what is under way. `rested`: it was preloaded, and has
-    left memory by its own `keep_alive`, as declared.
+    left memory by its own `keep_alive`, as declared. `facts` is what its server says of it.
     """
 
     name: str
@@ -87,6 +87,7 @@ class ModelStatus:
     reason: str = ""
     message: str = ""
     rested: bool = False
+    facts: ModelFacts | None = None
 
     @property
     def given_up(self) -> bool:
@@ -169,6 +170,9 @@ class InstanceStatus:
     """Its stop is to wait no longer: the plan kills it."""
     condemned: str = ""
     """`hung` or `timeout`: it runs, but must be ended; the plan stops it."""
+    rests: bool = False
+    """Nobody has asked for it since it was ended, or nobody uses it any more: on demand, it is
+    stopped and stays so."""
     redo: bool = False
     """Somebody asked for a new process, or for another try: the next start or replace clears it."""
     guessed: bool = False

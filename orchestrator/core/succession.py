@@ -39,6 +39,7 @@ _HEEDED = (
     "stop",
     "update",
     "limits",
+    "on_demand",
 )
 """What the daemon goes by while an instance runs: it is taken up before a successor is ready."""
 
@@ -84,6 +85,9 @@ def _successor(
 ) -> InstanceSpec | None:
     """What is to run beside an instance, to take its place; None where nothing is."""
     if status is None or want.awaits is not None or not _may_be_followed(status, coming):
+        return None
+    if want.on_demand is not None and status.rests:
+        # Nobody uses it: it ends as it is.
         return None
     there = beside(want, status.spec.endpoint.port)
     if there is None or is_rejected(want, status) or _takes_what_is_left(there):

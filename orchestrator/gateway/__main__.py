@@ -7,13 +7,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import line_of
-from orchestrator.gateway.exchange import Exchanges, Record
+from orchestrator.gateway.call import Record
+from orchestrator.gateway.door import Door
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
@@ -29,6 +32,9 @@ IDLE = 120.0
 
 SWEEP = 5.0
 """Seconds between two looks at connections that do nothing."""
+
+ASK_AGAIN = 1.0
+"""Seconds after which it is asked once more for what somebody waits for."""
 
 REPORT = 0.5
 """Seconds between two reports of what is under way."""
@@ -52,7 +58,7 @@ def main() -> None:
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), set[Inbound]()
-    known, stirred = asyncio.Event(), asyncio.Event()
+    known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
@@ -60,6 +66,7 @@ async def _run(host: str, port: int) -> None:
         room.update(table)
         known.set()
         stirred.set()
+        waited.set()
 
     def left(target: Target) -> None:
         # Who waits for it to have nothing to do any more, waits for this.
@@ -68,6 +75,7 @@ async def _run(host: str, port: int) -> None:
             stirred.set()
 
     room.on_leave = left
+    room.on_wait = waited.set
 
     def told(record: Record, request: Request) -> None:
         figures.add(record, loop.time())
@@ -83,7 +91,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, os.environ.get(GATEWAY_TOKEN, ""))
+    front = Front(room, Exchanges(room), told, _door(host))
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )
@@ -92,6 +100,7 @@ async def _run(host: str, port: int) -> None:
             following,
             loop.create_task(_sweep(clients)),
             loop.create_task(_report(room, figures, stirred)),
+            loop.create_task(_want(room, waited)),
         ]
         await ended.wait()
         server.close()
@@ -102,6 +111,11 @@ async def _run(host: str, port: int) -> None:
             one.cancel()
         for client in list(clients):
             client.close()
+
+
+def _door(host: str) -> Door:
+    name = socket.gethostname().lower()
+    return Door(os.environ.get(GATEWAY_TOKEN, ""), host, frozenset({name}))
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:
@@ -118,6 +132,19 @@ async def _sweep(clients: set[Inbound]) -> None:
             limit = READS if client.in_the_middle else IDLE
             if client.reads and now - client.since > limit:
                 client.close()
+
+
+async def _want(room: Room, waited: asyncio.Event) -> None:
+    """Ask for what is started on demand as long as somebody waits for it and it is at rest: at
+    once, with each table, and every second, for the daemon may have been away."""
+    while True:
+        wanted = room.wanted()
+        for name in wanted:
+            await link.want(name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN if wanted else None):
+                await waited.wait()
+        waited.clear()
 
 
 async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:

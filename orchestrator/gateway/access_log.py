@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from orchestrator.gateway.exchange import Record
+from orchestrator.gateway.call import Record
 from orchestrator.gateway.message import Request
 
 SHOWN = 200

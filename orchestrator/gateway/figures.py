@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.gateway.exchange import Record
+from orchestrator.gateway.call import Record
 from orchestrator.gateway.room import Room
 
 KEPT = 200
@@ -61,7 +61,11 @@ class Figures:
             "retries": self._retries,
             "instances": {
                 name: _row(self._by.get(name, _Of()))
-                | {"in_flight": in_flight[name], "waiting": waiting[name]}
+                | {
+                    "in_flight": in_flight[name],
+                    "waiting": waiting[name],
+                    "used_at": room.used_at.get(name),
+                }
                 for name in sorted(names)
             },
         }

@@ -20,8 +20,10 @@ from orchestrator.core.spec import (
     InputFile,
     Limits,
     Liveness,
+    ModelFacts,
     ModelSet,
     ModelSpec,
+    OnDemand,
     Readiness,
     RestartPolicy,
     StopPolicy,
@@ -54,8 +56,10 @@ OTHERS: dict[str, object] = {
     "awaits": Awaited("o", "m"),
     "demand": Demand(1, declared=True),
     "gpus": (0,),
+    "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
     "alternate": Alternate(Command(("other",), {}, "/"), Endpoint("127.0.0.1", 9)),
+    "on_demand": OnDemand(),
 }
 """Another value of each field."""
 
