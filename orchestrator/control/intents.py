@@ -18,7 +18,7 @@ from orchestrator.core.prospect import Prospect, refusal
 from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
-from orchestrator.core.successor import base_of, next_of
+from orchestrator.core.successor import base_of, is_aside, next_of
 from orchestrator.errors import InputError
 
 VerbName = Literal["start", "stop", "restart", "kill"]
@@ -65,12 +65,17 @@ class Intents:
 
     def check(self, names: Iterable[str]) -> None:
         """Raises `UnknownInstanceError` for a name that nothing bears, declared or leaving."""
-        known = {base_of(name) for name in self._reconciler.observed}
-        known |= (self._reconciler.desired or {}).keys()
+        observed = self._reconciler.observed.items()
+        left = {name: status.spec for name, status in observed if not is_aside(name)}
+        left |= {base_of(name): status.spec for name, status in observed if is_aside(name)}
+        known = {**left, **(self._reconciler.desired or {})}
         for name in names:
             if name not in known:
+                replicas = [one for one, spec in known.items() if spec.replica_of == name]
                 near = did_you_mean(name, known)
                 hint = near or f"instances: {listing(sorted(known)) or 'none'}"
+                if replicas:
+                    hint = f"it has replicas: {listing(replicas)}"
                 raise UnknownInstanceError(f"unknown instance {name!r}", hint=hint)
 
     async def act(self, verb: VerbName, name: str, *, wait: bool, force: bool = False) -> Outcome:

@@ -60,6 +60,7 @@ OTHERS: dict[str, object] = {
     "gateway": GatewaySpec(waiting=1),
     "alternate": Alternate(Command(("other",), {}, "/"), Endpoint("127.0.0.1", 9)),
     "on_demand": OnDemand(),
+    "replica_of": "other",
 }
 """Another value of each field."""
 
