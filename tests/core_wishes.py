@@ -17,6 +17,7 @@ from orchestrator.core.spec import (
     InstanceSpec,
     ModelSet,
     ModelSpec,
+    OnDemand,
     OnFailure,
     PolicyName,
     RestartPolicy,
@@ -55,6 +56,7 @@ class Wish:
     auto_port: bool = False
     borrows: bool = False
     memory: int | None = None
+    on_demand: OnDemand | None = None
     strategy: Strategy = "stop-first"
     second: int = 0
 
@@ -103,6 +105,7 @@ class Wish:
             attach=self.attach if ollama else "never",
             holds=ModelSet(held) if ollama else None,
             awaits=awaits,
+            on_demand=None if ollama else self.on_demand,
             demand=None if self.memory is None else Demand(self.memory, declared=True),
             alternate=Alternate(self._command(argv, second), Endpoint("127.0.0.1", second))
             if twice and awaits is None

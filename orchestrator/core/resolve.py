@@ -95,9 +95,7 @@ class Resolved:
 
 def needed_engines(profile: Profile) -> set[EngineKey]:
     """The engines that the instances of a profile are run by."""
-    return {
-        (config.engine, profile.effective(config).binary) for config in profile.instances.values()
-    }
+    return {(config.engine, profile.binary_of(config)) for config in profile.instances.values()}
 
 
 def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
@@ -240,8 +238,8 @@ class _Instance:
             demand=placed.demand,
             gpus=placed.gpus,
             alternate=self._alternate(spec, engine, placed.request),
-            facts=facts_of(model, sees=mmproj is not None),
             on_demand=self._on_demand(config),
+            facts=facts_of(model, sees=mmproj is not None),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:

@@ -155,11 +155,7 @@ def test_automatic_ports_are_those_held_and_nobody_elses() -> None:
 
 
 def test_what_is_started_first_has_two_ports_that_nobody_else_has() -> None:
-    text = (
-        "instances:\n"
-        "  b: {model: tiny}\n"
-        "  a: {model: tiny, update: {strategy: start-first}}\n"
-    )
+    text = "instances:\n  b: {model: tiny}\n  a: {model: tiny, update: {strategy: start-first}}\n"
     specs = resolved(text, held={"a": 18005, "a~next": 18005, "b": 18001}).file.specs
     one = specs["a"]
     assert one.alternate is not None
