@@ -67,19 +67,28 @@ def fetch(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def only(document: dict[str, Any], names: Sequence[str]) -> None:
-    """Leave just the named instances; the gateway can be named like one. Raises `InputError` for
-    one that is not there."""
+def only(document: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Leave just the named instances, and say which: whoever names what has replicas means all of
+    them, and the gateway can be named like one. Raises `InputError` for one that is not there."""
     rows = every_row(document)
-    known = {one["name"] for one in rows}
+    known = [one["name"] for one in rows]
+    meant: list[str] = []
     for name in names:
-        if name not in known:
+        found = [name] * (name in known) or [
+            # A daemon of an earlier version knows of none.
+            one["name"]
+            for one in rows
+            if one.get("replica_of") == name
+        ]
+        if not found:
             from orchestrator.core.problem import did_you_mean, listing
 
             hint = did_you_mean(name, known) or f"instances: {listing(sorted(known)) or 'none'}"
             raise InputError(f"unknown instance {name!r}", hint=hint)
+        meant += found
     if names:
-        document["instances"] = [one for one in rows if one["name"] in names]
+        document["instances"] = [one for one in rows if one["name"] in meant]
+    return list(dict.fromkeys(meant))
 
 
 def _print(document: Mapping[str, Any], *, named: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.problem import Problem
 from orchestrator.core.profile import Effective, InstanceConfig, OllamaConfig, Profile, given
-from orchestrator.core.reference import Reference, references
+from orchestrator.core.reference import Reference, is_written, references
 from orchestrator.core.secret import is_secret_name, masked_argv
 from orchestrator.core.spec import GATEWAY
 
@@ -70,7 +70,7 @@ def exported(profiles: Sequence[LoadedProfile]) -> Exported:
         for profile in profiles
         for name, config in profile.config.instances.items()
     ]
-    each = [one.effective for one in members]
+    each = [one.effective for one in members for _ in range(one.replicas)]
     asked = [one.resources.gpus for one in each if one.resources.gpus not in (None, ())]
     indices = {index for one in asked if isinstance(one, tuple) for index in one}
     gateway = next((one for one in profiles if one.config.gateway is not None), None)
@@ -116,6 +116,10 @@ class _Member:
         port = self.config.port
         known = isinstance(port, int) and self.effective.host not in LOOPBACK
         return [(self.name, port)] if known and isinstance(port, int) else []
+
+    @property
+    def replicas(self) -> int:
+        return 1 if isinstance(self.config, OllamaConfig) else self.config.replicas or 1
 
     @property
     def on_demand(self) -> bool:
@@ -167,7 +171,11 @@ def _sum(sizes: Sequence[int | None], more: int) -> int | None:
 
 def _needed(members: Sequence[_Member], more: int) -> int | None:
     """What has to be there: for those that run on demand, room for the largest of them."""
-    sizes = [(one.effective.resources.memory, one.on_demand) for one in members]
+    sizes = [
+        (one.effective.resources.memory, one.on_demand)
+        for one in members
+        for _ in range(one.replicas)
+    ]
     always = [size for size, on_demand in sizes if not on_demand]
     asked = [size for size, on_demand in sizes if on_demand]
     if None in asked:
@@ -248,24 +256,12 @@ def _secrets(
     if isinstance(value, dict):
         for key, inner in cast("dict[object, object]", value).items():
             here = (*path, str(key))
-            if is_secret_name(str(key)) and _is_written(inner, known):
+            if is_secret_name(str(key)) and is_written(inner, known):
                 yield here
             else:
                 yield from _secrets(inner, here, known)
     elif isinstance(value, list) and path[-1:] == ("args",):
         words = [str(word) for word in cast("list[object]", value)]
         hidden = [was for was, shown in zip(words, masked_argv(words), strict=True) if was != shown]
-        if any(_is_written(word, known) for word in hidden):
+        if any(is_written(word, known) for word in hidden):
             yield path
-
-
-def _is_written(value: object, known: dict[str, Any]) -> bool:
-    """Whether a secret stands here, and not the name of a variable that has it."""
-    if value is None or isinstance(value, dict):
-        return False
-    if isinstance(value, list):
-        return any(_is_written(one, known) for one in cast("list[object]", value))
-    named = references(value)
-    return not named or any(
-        not one.env and _is_written(known.get(one.name), known) for one in named
-    )

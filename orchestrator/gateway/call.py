@@ -18,6 +18,8 @@ class Record:
     began: float
     id: str = ""
     client: str = ""
+    named: bool = False
+    """`client` is the name of its token."""
     model: str = ""
     target: str = ""
     status: int = 0

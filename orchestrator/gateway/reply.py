@@ -7,6 +7,7 @@ import time
 
 from orchestrator.gateway import answers
 from orchestrator.gateway.call import Call
+from orchestrator.gateway.cloud import KEPT_BACK
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
@@ -87,6 +88,8 @@ class Reply:
             for one in self._head.headers
             if one[0] not in HOP_BY_HOP and not one[0].startswith(OURS)
         ]
+        if self._target.is_cloud:
+            headers = [one for one in headers if one[0] not in KEPT_BACK]
         status, length = self._head.status, self._head.header(b"content-length")
         if self._say is not None:
             status, length = self._say.status, b""
