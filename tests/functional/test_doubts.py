@@ -52,7 +52,7 @@ def test_a_gateway_that_others_reach_asks_for_a_token(world: World) -> None:
     texts = {
         "open.yaml": "gateway: {port: 8080, host: 0.0.0.0}\n",
         "guarded.yaml": "gateway: {port: 8080, host: 0.0.0.0, token: '${env:GATEWAY_TOKEN}'}\n",
-        "known.yaml": "gateway: {port: 80, host: '::', tokens: {me: {token: '${env:GATEWAY_TOKEN}'}}}\n",
+        "known.yaml": "gateway: {port: 1, host: '::', tokens: {a: {token: '${env:GATEWAY_TOKEN}'}}}\n",
         "near.yaml": "gateway: {port: 8080, host: 127.0.0.2}\n",
         "far.yaml": "gateway: {port: 8080, host: 203.0.113.9}\n",
     }
