@@ -69,7 +69,8 @@ def fetch(settings: Settings) -> dict[str, Any]:
 
 def only(document: dict[str, Any], names: Sequence[str]) -> list[str]:
     """Leave just the named instances, and say which: whoever names what has replicas means all of
-    them, and the gateway can be named like one. Raises `InputError` for one that is not there."""
+    them; the gateway can be named like an instance. Raises `InputError` for one that is not there.
+    """
     rows = every_row(document)
     known = [one["name"] for one in rows]
     meant: list[str] = []
