@@ -18,6 +18,7 @@ from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, print_json
 from orchestrator.cli.status_table import in_full, models_table, status_table, summary
+from orchestrator.core.wording import is_idle
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
@@ -188,5 +189,5 @@ def _missed(one: Mapping[str, Any]) -> str:
 
 def _reached(one: Mapping[str, Any], goal: str) -> bool:
     if goal == "ready":
-        return one["phase"] == "ready" and not one["lacking"]
+        return is_idle(one) or (one["phase"] == "ready" and not one["lacking"])
     return one["phase"] in ("stopped", "failed")

@@ -13,7 +13,8 @@ class _Told(BaseModel):
 
 
 class InstanceFigures(_Told):
-    """Of one instance, since the gateway began; times are medians of the last requests, seconds."""
+    """Of one instance, since the gateway began; times are medians of the last requests, seconds,
+    but for `used_at`, when it was used last, by the boot clock."""
 
     in_flight: NonNegativeInt = 0
     waiting: NonNegativeInt = 0
@@ -22,6 +23,7 @@ class InstanceFigures(_Told):
     bytes: NonNegativeInt = 0
     first_byte_s: NonNegativeFloat | None = None
     request_s: NonNegativeFloat | None = None
+    used_at: NonNegativeFloat | None = None
 
 
 class NameFigures(_Told):

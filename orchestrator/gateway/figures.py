@@ -102,7 +102,11 @@ class Figures:
             "retries": self._retries,
             "instances": {
                 name: _row(self._by.get(name, _Of()))
-                | {"in_flight": in_flight[name], "waiting": waiting[name]}
+                | {
+                    "in_flight": in_flight[name],
+                    "waiting": waiting[name],
+                    "used_at": room.used_at.get(name),
+                }
                 for name in sorted(names)
             },
         }

@@ -152,7 +152,7 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route = Route(call.route.name, call.route.aims)
+            call.route, call.light = Route(call.route.name, call.route.aims), True
         call.priority = visitor.priority
         await self.exchanges.serve(inbound, call)
 
@@ -194,7 +194,9 @@ class Front:
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", aims)
-        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call.light = request.method in (b"GET", b"HEAD")
+        return call
 
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)
