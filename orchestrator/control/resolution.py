@@ -103,6 +103,8 @@ def _resolve_loaded(
         for config in profile.config.instances.values()
         if isinstance(config.port, int)
     }
+    gateways = (profile.config.gateway for profile, _ in loaded)
+    fixed |= {one.port for one in gateways if one is not None and isinstance(one.port, int)}
     chooser = PortChooser(machine.held_ports, machine.taken_ports | fixed, machine.ephemeral)
     gpus = GpuChooser(machine.held_gpus)
     for spec in machine.beside.values():

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
+from orchestrator.core import gateway_words
 from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
 from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
@@ -121,6 +122,12 @@ def live_drift(
             continue
         if name == "demand":
             found += _demand_drift(old, new)
+            continue
+        if name == "gateway":
+            found += [
+                Drift(f"gateway.{key}", before or None, after or None)
+                for key, (before, after) in gateway_words.changes(old, new).items()
+            ]
             continue
         # One of them may be missing: what was adopted by its mark alone has no more than a process.
         shape = old if old is not None else new

@@ -16,7 +16,7 @@ from typing import Any, cast
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.problem import Problem
 from orchestrator.core.profile import Effective, InstanceConfig, OllamaConfig
-from orchestrator.core.reference import Reference, references
+from orchestrator.core.reference import Reference, is_written, references
 from orchestrator.core.secret import is_secret_name, masked_argv
 
 DAEMON_MEMORY = 160 << 20
@@ -173,24 +173,12 @@ def _secrets(
     if isinstance(value, dict):
         for key, inner in cast("dict[object, object]", value).items():
             here = (*path, str(key))
-            if is_secret_name(str(key)) and _is_written(inner, known):
+            if is_secret_name(str(key)) and is_written(inner, known):
                 yield here
             else:
                 yield from _secrets(inner, here, known)
     elif isinstance(value, list) and path[-1:] == ("args",):
         words = [str(word) for word in cast("list[object]", value)]
         hidden = [was for was, shown in zip(words, masked_argv(words), strict=True) if was != shown]
-        if any(_is_written(word, known) for word in hidden):
+        if any(is_written(word, known) for word in hidden):
             yield path
-
-
-def _is_written(value: object, known: dict[str, Any]) -> bool:
-    """Whether a secret stands here, and not the name of a variable that has it."""
-    if value is None or isinstance(value, dict):
-        return False
-    if isinstance(value, list):
-        return any(_is_written(one, known) for one in cast("list[object]", value))
-    named = references(value)
-    return not named or any(
-        not one.env and _is_written(known.get(one.name), known) for one in named
-    )

@@ -38,6 +38,7 @@ from orchestrator.core.fields import (
     Name,
     OllamaWord,
     Port,
+    Replicas,
     Start,
     Switch,
     Text,
@@ -202,6 +203,10 @@ class LlamaServerConfig(LlamaServerDefaults):
     needs: list[Text] = Field(
         default_factory=list[str],
         description="Instances that must be ready before this one is started.",
+    )
+    replicas: Replicas | None = Field(
+        default=None,
+        description="Run it so many times, as NAME-1, NAME-2 and so on, each at a port of its own.",
     )
 
 

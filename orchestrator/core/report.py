@@ -151,6 +151,7 @@ def _held_back(waiting: Waiting | None) -> dict[str, Any]:
 def _declared(spec: InstanceSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
+        "replica_of": spec.replica_of,
         "engine": spec.engine,
         "profiles": list(spec.profiles),
         "model": spec.model,

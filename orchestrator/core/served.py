@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
 from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Plan
 from orchestrator.core.rollback import ROLLED_BACK
-from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, ModelFacts, RouteSpec
+from orchestrator.core.spec import (
+    CloudSpec,
+    Desired,
+    GatewaySpec,
+    InstanceSpec,
+    ModelFacts,
+    RouteSpec,
+)
 from orchestrator.core.status import (
     ALIVE,
     InstanceStatus,
@@ -23,6 +31,7 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
+from orchestrator.core.web import read_url
 
 AUTO_SLOTS = 4
 """What llama-server takes at once where nothing says otherwise."""
@@ -44,8 +53,16 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     return {
         "waiting": gateway.waiting,
         "patience": gateway.patience,
-        "targets": [_target(spec, observed.get(spec.name), plan) for spec in specs],
+        "targets": [
+            *(_target(spec, observed.get(spec.name), plan) for spec in specs),
+            *(_elsewhere(cloud) for cloud in gateway.clouds),
+        ],
         "names": rows,
+        "clouds": [
+            {"name": cloud.name, "aims": [{"target": _cloud(cloud), "model": cloud.model}]}
+            for cloud in gateway.clouds
+        ],
+        "tokens": [asdict(token) for token in gateway.tokens],
     }
 
 
@@ -55,12 +72,18 @@ def names_of(spec: InstanceSpec) -> list[str]:
 
 
 def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    aims = [{**aim, "weight": to.weight} for to in route.to for aim in names.get(to.name, ())]
+    aims: list[dict[str, Any]] = []
+    for to in route.to:
+        if to.weight == 0:
+            continue
+        share = {} if to.weight is None else {"weight": to.weight, "side": to.name}
+        aims += [{**aim, **share} for aim in names.get(to.name, ())]
     return {
         "name": route.name,
         "aims": aims,
         "fallback": list(route.fallback),
         "slow": route.slow,
+        "on": list(route.on),
     }
 
 
@@ -72,7 +95,9 @@ def _served(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     aim = {"target": spec.name}
     yield spec.name, aim
-    for alias in _after("--alias", spec.command.argv).split(","):
+    if spec.replica_of:
+        yield spec.replica_of, aim
+    for alias in _after(spec.command.argv, "--alias", "-a").split(","):
         if alias.strip():
             yield alias.strip(), aim
     name = spec.model.rpartition("/")[2].removesuffix(SUFFIX)
@@ -113,16 +138,31 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
         "failing": status is not None and _is_failing(status),
         "starts_within": runs.readiness.deadline,
         "slots": _slots(runs),
+        "replica_of": spec.replica_of,
         "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
         "models": [one.name for one in present if one.state is ModelState.PRESENT],
         "facts": dict(_facts(spec, present)),
     }
 
 
-def _is_failing(status: InstanceStatus) -> bool:
-    """Its last start came to nothing, though it is tried again."""
-    never = status.ready_after_s is None
-    return status.phase is Phase.BACKOFF and never and status.reason != ROLLED_BACK
+def _cloud(cloud: CloudSpec) -> str:
+    """What the answers of it say served them; no instance can be called so."""
+    return f"cloud:{cloud.name}"
+
+
+def _elsewhere(cloud: CloudSpec) -> dict[str, Any]:
+    """A cloud as a target: it is taken to serve until it is seen that it does not."""
+    url = read_url(cloud.url)
+    return {
+        "name": _cloud(cloud),
+        "engine": "cloud",
+        "host": url.host,
+        "port": url.port,
+        "scheme": url.scheme,
+        "prefix": url.prefix,
+        "phase": "ready",
+        "key": cloud.key,
+    }
 
 
 def _facts(
@@ -130,7 +170,7 @@ def _facts(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is known of each model, by what the server calls it; empty for its only one."""
     if spec.holds is None:
-        loaded = _after("--ctx-size", spec.command.argv)
+        loaded = _after(spec.command.argv, "--ctx-size", "-c")
         context = {"loaded_context": int(loaded)} if loaded.isdigit() else {}
         yield "", {**_said(spec.facts), **context}
     for one in present:
@@ -142,14 +182,22 @@ def _said(facts: ModelFacts | None) -> dict[str, Any]:
     return {} if facts is None else {key: value for key, value in asdict(facts).items() if value}
 
 
+def _is_failing(status: InstanceStatus) -> bool:
+    """Its last start came to nothing, though it is tried again."""
+    never = status.ready_after_s is None
+    return status.phase is Phase.BACKOFF and never and status.reason != ROLLED_BACK
+
+
 def _slots(spec: InstanceSpec) -> int | None:
     if spec.holds is not None:
         said = spec.command.env.get("OLLAMA_NUM_PARALLEL", "")
         return int(said) if said.isdigit() and int(said) > 0 else None
-    said = _after("--parallel", spec.command.argv)
+    argv, env = spec.command.argv, spec.command.env
+    said = _after(argv, "--parallel", "-np") or env.get("LLAMA_ARG_N_PARALLEL", "")
     return int(said) if said.isdigit() and int(said) > 0 else AUTO_SLOTS
 
 
-def _after(flag: str, argv: tuple[str, ...]) -> str:
-    at = argv.index(flag) + 1 if flag in argv else len(argv)
-    return argv[at] if at < len(argv) else ""
+def _after(argv: tuple[str, ...], *flags: str) -> str:
+    """The value of a flag, by any of its names; the last one counts, as it does for the engine."""
+    values = [value for flag, value in pairwise(argv) if flag in flags]
+    return values[-1] if values else ""

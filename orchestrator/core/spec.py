@@ -15,6 +15,10 @@ AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
 StartMode = Literal["always", "on-demand"]
+Priority = Literal["high", "normal", "low"]
+Trigger = Literal["down", "overloaded", "slow", "failing"]
+TRIGGERS: tuple[Trigger, ...] = ("down", "overloaded", "slow", "failing")
+"""Why a request goes to what a route falls back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +249,6 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class OnDemand:
-    """Of an instance that is only started when somebody asks for it.
-
-    `idle`: seconds after its last use until it is stopped; None leaves it running. `pin`: never
-    stopped to make room for another. `preload`: started when it is applied, before anybody asks.
-    """
-
-    idle: float | None = None
-    pin: bool = False
-    preload: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What people are told of a model, as its header or its server says: bytes, counts; empty or 0
     where nobody says. `modified` is an instant, `context` the tokens that it was trained with."""
@@ -273,6 +264,19 @@ class ModelFacts:
     capabilities: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """Of an instance that is only started when somebody asks for it.
+
+    `idle`: seconds after its last use until it is stopped; None leaves it running. `pin`: never
+    stopped to make room for another. `preload`: started when it is applied, before anybody asks.
+    """
+
+    idle: float | None = None
+    pin: bool = False
+    preload: bool = False
+
+
 GATEWAY = "gateway"
 """The name of the one gateway, and of its engine: the program is a part of this package."""
 
@@ -283,31 +287,58 @@ GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class RouteAim:
-    """An instance, or a name that one serves, and how often it is chosen beside the others."""
+    """An instance, or a name that one serves. `weight` is its share of the requests beside the
+    others'; None where whoever is least busy is chosen."""
 
     name: str
-    weight: int = 1
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A name that clients may ask for. `fallback` are other names, tried in order when this one is
-    down, overloaded, failing, or has said nothing for `slow` seconds."""
+    """A name that clients may ask for. `fallback` are other names, tried in order for the reasons
+    in `on`; it is slow when it has said nothing for `slow` seconds. `warn` is the percentage of
+    requests served by a fallback above which that is told."""
 
     name: str
     to: tuple[RouteAim, ...]
     fallback: tuple[str, ...] = ()
     slow: float | None = None
+    on: tuple[Trigger, ...] = TRIGGERS
+    warn: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """A server elsewhere that speaks OpenAI's protocol: only ever fallen back to. `model` is what
+    it is asked for, "" for what the client asked for."""
+
+    name: str
+    url: str
+    key: str = field(default="", repr=False)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A client by name. `priority` is the most that its requests may have; None leaves that to
+    them."""
+
+    name: str
+    token: str = field(repr=False)
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds."""
+    """What the gateway does beside listening: its routes, how many requests may wait for one
+    instance (None: by its slots), and for how many seconds."""
 
     routes: tuple[RouteSpec, ...] = ()
-    waiting: int = 256
+    waiting: int | None = None
     patience: float = 30.0
+    clouds: tuple[CloudSpec, ...] = ()
+    tokens: tuple[TokenSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +376,8 @@ class InstanceSpec:
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
     on_demand: OnDemand | None = None
+    replica_of: str = ""
+    """What the profile calls it and its like together."""
 
 
 Desired = dict[str, InstanceSpec]

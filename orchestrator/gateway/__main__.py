@@ -59,10 +59,12 @@ async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), set[Inbound]()
     known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    door = _door(host)
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
+        door.tokens = table.tokens
         room.update(table)
         known.set()
         stirred.set()
@@ -91,7 +93,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, _door(host))
+    front = Front(room, Exchanges(room), told, door)
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )

@@ -50,6 +50,9 @@ class Call:
     begun: bool = False
     """The head of a stream has been sent, though nobody serves it yet."""
 
+    light: bool = False
+    """It only asks how an instance is, and need not wait for one that is busy."""
+
     def translated(self, target: Target) -> Asked | None:
         """The request in the words of the target, where it does not know those of the client.
 

@@ -22,9 +22,6 @@ from orchestrator.gateway.ollama_ask import Json
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route, Table
 
-PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
-"""What `x-priority` may say."""
-
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
 
@@ -85,7 +82,7 @@ class Front:
         """Write the answer to one request."""
         loop = asyncio.get_running_loop()
         given = request.header(b"x-request-id").decode("latin-1")[:128]
-        record = Record(loop.time(), given or secrets.token_hex(8), _client(inbound, request))
+        record = Record(loop.time(), given or secrets.token_hex(8))
         record.marks = [(b"x-request-id", record.id.encode("latin-1")), *self.door.marks(request)]
         try:
             await self._answer(inbound, request, record)
@@ -143,6 +140,8 @@ class Front:
         if request.header(b"upgrade").lower() == b"websocket":
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
+        visitor = self.door.visitor(request, inbound.peer)
+        record.client = visitor.client
         if request.path.startswith("/instances/"):
             call = self._to_instance(request, record)
         else:
@@ -153,7 +152,8 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route = Route(call.route.name, call.route.aims)
+            call.route, call.light = Route(call.route.name, call.route.aims), True
+        call.priority = visitor.priority
         await self.exchanges.serve(inbound, call)
 
     def _to_model(self, request: Request, record: Record) -> Call:
@@ -178,9 +178,8 @@ class Front:
             answers.protocol_of(request),
             record,
             body,
-            PRIORITIES.get(request.header(b"x-priority").lower(), 0),
-            span,
-            model or route.name,
+            span=span,
+            asked_as=model or route.name,
         )
 
     def _to_instance(self, request: Request, record: Record) -> Call:
@@ -188,12 +187,16 @@ class Front:
         path, mark, query = request.target.partition(b"?")
         _, _, name, *rest = path.split(b"/", 3)
         known = unquote(name.decode("latin-1"))
-        if known not in self.room.table.targets:
-            hint = f"one of: {listed(list(self.room.table.targets))}"
+        targets = [one for one in self.room.table.targets.values() if not one.is_cloud]
+        aims = tuple(Aim(one.name) for one in targets if known in (one.name, one.replica_of))
+        if not aims:
+            hint = f"one of: {listed([one.name for one in targets])}"
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
-        route = Route(f"/instances/{known}", (Aim(known),))
-        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        route = Route(f"/instances/{known}", aims)
+        call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call.light = request.method in (b"GET", b"HEAD")
+        return call
 
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)
@@ -245,10 +248,3 @@ def _json(request: Request) -> Json:
     if not isinstance(parsed, dict):
         raise RefusedError(400, "bad-json", "the body is JSON, but no object")
     return cast("Json", parsed)
-
-
-def _client(inbound: Inbound, request: Request) -> str:
-    """Who is to be treated fairly: whoever says so, else who has the token, else the address."""
-    names = (b"x-client-id", b"authorization", b"x-api-key")
-    said = next((value for name in names if (value := request.header(name))), b"")
-    return said.decode("latin-1")[:200] if said else inbound.peer
