@@ -181,6 +181,7 @@ EVENT_REASONS = {
     "cpu": "of an alert: it computes more than its `limits:` warn of",
     "down": "a probe by inference found nothing generated in time, or an error",
     "edited": "an applied file was saved",
+    "fallbacks": "of an alert of the gateway: fallbacks serve more of a name than its `warn:`",
     "healthy": "a probe by inference found a token generated in time",
     "invalid": "an applied file cannot be used; its last good state is kept",
     "kill": "`orchestrate kill` asked for it",
@@ -223,7 +224,8 @@ EVENTS = {
     "looked": "its models were looked at (streamed as JSON, not kept)",
     "health": "what a probe by inference found: `data.class` and `data.latency_s`; with the reason "
     "`steady`, and not kept, when the class is as before",
-    "alert": "it passes a limit, or its memory grows steadily: `data.alert` says which",
+    "alert": "it passes a limit, its memory grows steadily, or the gateway falls back often: "
+    "`data.alert` says which",
     "alert-over": "that has passed",
     "mended": "what it failed for, or waited for, is otherwise now: it is tried again at once",
     "wanted": "a request waits for one that runs on demand; while it is on its way already, not "
@@ -304,7 +306,7 @@ INSTANCE = {
     "health": "with `liveness: {mode: inference}` the `class` (`healthy`, `slow`, `down`) and the "
     "`latency_s` of the last probe, else null",
     "alerts": "what somebody should know, as long as it is so: `alert` (`memory`, `cpu`, "
-    "`restarts`, `leak`) and `message`",
+    "`restarts`, `leak`; of the gateway `fallbacks`) and `message`",
     "stale": "its model or program changed on disk: taken up by the next apply or restart",
     "command": "argv, secrets masked",
     "replica_of": "what the profile calls it and its like together; empty for what stands alone",

@@ -121,7 +121,9 @@ def _url(value: object) -> str:
     try:
         read_url(text)
     except ValueError as error:
-        raise hinted(f"{error}, got {shown(text)}", "as in https://api.openai.com/v1") from None
+        # What stands before an @ is a password.
+        got = "" if "@" in text else f", got {shown(text)}"
+        raise hinted(f"{error}{got}", "as in https://api.openai.com/v1") from None
     return text
 
 
@@ -129,6 +131,17 @@ def _positive(value: object) -> float:
     seconds = parse_duration(value)
     if seconds == 0:
         raise ValueError(f"expected a duration above zero, got {shown(value)}")
+    return seconds
+
+
+LEAST_IDLE = 1.0
+"""Seconds: what the gateway tells of its work is up to half a second old."""
+
+
+def _idle(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds < LEAST_IDLE:
+        raise ValueError(f"expected a duration of at least 1s, got {shown(value)}")
     return seconds
 
 
@@ -246,6 +259,7 @@ Url = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{[^}]+\}"}),
 ]
 Duration = Annotated[float, PlainValidator(parse_duration), WithJsonSchema(_DURATION)]
+Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema(_DURATION)]
 PositiveDuration = Annotated[float, PlainValidator(_positive), WithJsonSchema(_DURATION)]
 RestartLimit = Annotated[
     Limit,

@@ -152,7 +152,7 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route, call.light = Route(call.route.name, call.route.aims), True
+            call.route = Route(call.route.name, call.route.aims)
         call.priority = visitor.priority
         await self.exchanges.serve(inbound, call)
 

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.gateway.affinity import Key
@@ -94,6 +94,7 @@ class Seat:
     client: str
     since: float
     """When it was taken."""
+    light: bool = False
 
 
 @dataclass(slots=True)
@@ -131,13 +132,14 @@ class Room:
         key: Key | None = None,
     ) -> Seat:
         """A seat at one of what is wanted, now or when one is free; alike `key`s go to the same.
-        `light`: it only asks how the target is, so it waits for no slot.
+        `light`: it only asks how the target is, so it waits for no slot, wakes nothing, and is no
+        use of it.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
         choices = wants(self.table)
-        if light and (there := self._serving(choices)):
-            return self._seat(there, client)
+        if light and (there := self._there(choices)):
+            return replace(self._seat(there, client), light=True)
         line = frozenset(target.name for _, target in choices)
         if not self._waiting and (free := self._free(choices, key)):
             return self._seat(free, client)
@@ -178,7 +180,8 @@ class Room:
         self._pace[seat.target.name] = known + PACE * (took - known)
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
-        self.used_at[seat.target.name] = _boot_clock()
+        if not seat.light:
+            self.used_at[seat.target.name] = _boot_clock()
         self._call_next()
         self.on_leave(seat.target)
 
@@ -286,7 +289,10 @@ class Room:
         self._of_client[client] += 1
         return Seat(aim, target, client, asyncio.get_running_loop().time())
 
-    def _serving(self, choices: Sequence[Choice]) -> Choice | None:
+    def _there(self, choices: Sequence[Choice]) -> Choice | None:
+        """The first that serves. Raises `HopelessError` where nothing would but for being asked."""
+        if choices and all(target.rests for _, target in choices):
+            raise HopelessError([target for _, target in choices])
         return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice], key: Key | None) -> Choice | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -247,7 +248,12 @@ def test_who_only_asks_how_it_is_waits_for_no_slot() -> None:
         light = await room.take(wants("a"), client="y", light=True)
         assert light.target.name == "a"
         room.leave(light)
+        assert not room.used_at
         room.leave(busy)
         assert not room.under_way
+        assert "a" in room.used_at
+        room.update(table(replace(target("a", phase="stopped"), on_demand=True, rests=True)))
+        with pytest.raises(HopelessError):
+            await room.take(wants("a"), client="y", light=True)
 
     asyncio.run(story())

@@ -1,4 +1,4 @@
-"""`replicas:` and the rest of what a gateway's profile may say: what it means, and what is wrong."""
+"""`replicas:` and what a `gateway:` may say: what it means, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_one_more_replica_changes_none_of_the_others() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("a: {model: tiny, replicas: 2, port: 80}", "1:48", "cannot all listen on port 80"),
+        ("a: {model: tiny, replicas: 2, port: 80}", "1:49", "cannot all listen on port 80"),
         ("a: {model: tiny, replicas: 0}", "1:40", "from 1 to 64, got 0"),
         ("a: {model: tiny, replicas: 65}", "1:40", "from 1 to 64, got 65"),
         ("a: {model: tiny, replicas: two}", "1:40", "from 1 to 64"),
