@@ -91,6 +91,7 @@ PROFILE = {
     "errors": [],
     "description": "Chat and embeddings",
     "instances": ["coder", "embed"],
+    "gateway": False,
 }
 
 

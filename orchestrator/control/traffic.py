@@ -18,6 +18,7 @@ from orchestrator.core import served
 from orchestrator.core.figures import Figures
 from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
+from orchestrator.core.status import Phase
 
 
 class Traffic:
@@ -95,7 +96,8 @@ class Traffic:
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
 
-        Returns after `within` seconds at the latest, and at once where no gateway is.
+        Returns after `within` seconds at the latest, and at once where no gateway is: one that
+        runs, and has not said anything yet, is about to find this daemon.
         """
         try:
             async with asyncio.timeout(within):
@@ -108,7 +110,8 @@ class Traffic:
 
     def _is_busy(self, start_id: str, number: int) -> bool:
         if not self._followers:
-            return False
+            gateway = self._reconciler.observed.get(GATEWAY)
+            return gateway is not None and gateway.phase is Phase.READY
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0

@@ -132,22 +132,21 @@ def live_drift(
             others = (spec for spec in beside if spec.name != want.name)
             keeps = _Keeps(old or ModelSet(), new or ModelSet(), managed, tuple(others))
             found += _holding_drift(keeps)
-            continue
-        in_words = _IN_WORDS.get(name, partial(_field_drift, name))
-        found += in_words(old, new)
+        else:
+            found += _OWN_WORDS.get(name, partial(_part_drift, name))(old, new)
     return tuple(replace(one, kind=LIVE) for one in found)
 
 
-def _field_drift(name: str, have: Any, want: Any) -> list[Drift]:
-    """Of a field, or of each of its own that differs."""
+def _part_drift(name: str, have: Any, want: Any) -> list[Drift]:
+    """Each part of a block that differs."""
     # One of them may be missing: what was adopted by its mark alone has no more than a process.
     shape = have if have is not None else want
     if not is_dataclass(shape):
         return [Drift(name, _plain(have), _plain(want))]
-    pairs = (
+    pairs = [
         (part.name, getattr(have, part.name, None), getattr(want, part.name, None))
         for part in fields(shape)
-    )
+    ]
     return [Drift(f"{name}.{part}", old, new) for part, old, new in pairs if old != new]
 
 
@@ -170,12 +169,12 @@ def _start_drift(have: OnDemand | None, want: OnDemand | None) -> list[Drift]:
     return _mapping_drift(before, after)
 
 
-_IN_WORDS: dict[str, Callable[[Any, Any], list[Drift]]] = {
+_OWN_WORDS: dict[str, Callable[[Any, Any], list[Drift]]] = {
     "on_demand": _start_drift,
     "demand": _demand_drift,
     "gateway": _gateway_drift,
 }
-"""Fields that are said otherwise than by their own names."""
+"""Fields whose parts are said otherwise than they are kept."""
 
 
 def _start_words(on_demand: OnDemand | None) -> dict[str, str]:
