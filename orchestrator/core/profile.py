@@ -32,12 +32,13 @@ from orchestrator.core.fields import (
     EnvValue,
     Flag,
     Host,
+    Idle,
     KeepAlive,
     LlamaServerWord,
     Name,
     OllamaWord,
     Port,
-    PositiveDuration,
+    Replicas,
     Start,
     Switch,
     Text,
@@ -109,9 +110,10 @@ class LlamaServerDefaults(_Common):
         description="always, or on-demand: the first request through the gateway starts it. "
         "Default always.",
     )
-    idle: PositiveDuration | None = Field(
+    idle: Idle | None = Field(
         default=None,
-        description="On demand: time after its last use until it is stopped. Default: never.",
+        description="On demand: time after its last use until it is stopped, at least 1s. "
+        "Default: never.",
     )
     pin: Switch | None = Field(
         default=None,
@@ -201,6 +203,10 @@ class LlamaServerConfig(LlamaServerDefaults):
     needs: list[Text] = Field(
         default_factory=list[str],
         description="Instances that must be ready before this one is started.",
+    )
+    replicas: Replicas | None = Field(
+        default=None,
+        description="Run it so many times, as NAME-1, NAME-2 and so on, each at a port of its own.",
     )
 
 

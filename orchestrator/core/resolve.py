@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,12 +32,14 @@ from orchestrator.core.profile import (
     given,
 )
 from orchestrator.core.promise import Promises, tag_or_none
+from orchestrator.core.replicas import members, spread
 from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     GATEWAY,
+    Alternate,
     AttachMode,
     Awaited,
     Command,
@@ -47,6 +49,7 @@ from orchestrator.core.spec import (
     ModelSet,
     OnDemand,
 )
+from orchestrator.core.successor import next_of
 from orchestrator.errors import InputError
 
 EngineKey = tuple[str, str | None]
@@ -100,28 +103,36 @@ def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
     problems: dict[Problem, None] = {}
     warnings: dict[Problem, None] = {}
     specs: dict[str, InstanceSpec] = {}
-    for name, config in loaded.config.instances.items():
-        instance = _Instance(loaded, name, config, around)
-        spec = instance.resolve()
-        for issue in instance.issues:
+
+    def note(issues: Iterable[Issue]) -> None:
+        for issue in issues:
             place = loaded.place(issue.path, key=issue.key)
             target = warnings if issue.warning else problems
             target[Problem(issue.message, place, issue.path, issue.hint)] = None
+
+    each = [
+        (own, name, config)
+        for name, config in loaded.config.instances.items()
+        for own in members(name, config)
+    ]
+    for own, name, config in each:
+        instance = _Instance(loaded, own, config, around, declared=name)
+        spec = instance.resolve()
+        note(instance.issues)
         if spec is not None:
-            specs[name] = spec
-    gateway = resolve_gateway(
+            specs[own] = spec
+    gateway, found = resolve_gateway(
         loaded,
         specs,
+        whole=len(specs) == len(each),
         program=around.gateway,
         host=around.host,
         cwd=around.cwd,
         ports=around.ports,
     )
-    if isinstance(gateway, InstanceSpec):
+    if gateway is not None:
         specs[GATEWAY] = gateway
-    for issue in () if isinstance(gateway, InstanceSpec) else gateway:
-        place = loaded.place(issue.path, key=issue.key)
-        problems[Problem(issue.message, place, issue.path, issue.hint)] = None
+    note(found)
     reads = {file.path: digest_of(file.text) for file in around.modelfiles.values()}
     meant = ResolvedFile(loaded.file, loaded.name, loaded.revision, specs, reads)
     return Resolved(meant, tuple(problems), tuple(warnings))
@@ -136,23 +147,48 @@ class _Instance:
     """One instance on its way from config to spec; `issues` grows on the way."""
 
     def __init__(
-        self, loaded: LoadedProfile, name: str, config: InstanceConfig, around: Surroundings
+        self,
+        loaded: LoadedProfile,
+        name: str,
+        config: InstanceConfig,
+        around: Surroundings,
+        *,
+        declared: str,
     ) -> None:
+        """`declared` is what the profile calls it: it may be one of its replicas."""
         self._loaded = loaded
         self._name = name
+        self._replica_of = declared if declared != name else ""
         self._config = config
         self._around = around
         self._folder = posixpath.dirname(loaded.file)
-        self._path: Path = ("instances", name)
+        self._path: Path = ("instances", declared)
         self._awaits: Awaited | None = None
         self.issues: list[Issue] = []
 
     def resolve(self) -> InstanceSpec | None:
         config = self._config
         effective = self._loaded.config.effective(config)
+        if effective.update.strategy == "start-first":
+            self.issues += self._no_two_ports()
         if isinstance(config, OllamaConfig):
             return self._ollama(config, effective)
         return self._llama_server(config, effective)
+
+    def _no_two_ports(self) -> Iterator[Issue]:
+        """Why this one cannot be started beside itself."""
+        said = "strategy" in self._config.update.model_fields_set
+        home = self._path if said else ("defaults", self._config.engine)
+        whose = "" if said else f" for {self._name!r}"
+        hint = f"write `strategy: stop-first`{whose}"
+        if isinstance(self._config, OllamaConfig):
+            message = "start-first is for llama-server: two Ollama servers would share one store"
+        elif self._config.port != "auto":
+            message = f"start-first needs `port: auto`{whose}: the next process has another port"
+            hint += ", or `port: auto`; a gateway is the address that stays"
+        else:
+            return
+        yield Issue((*home, "update", "strategy"), message, hint, key=False)
 
     def _engine(self, effective: Effective) -> Engine | InputError:
         return self._around.engines[(self._config.engine, effective.binary)]
@@ -201,6 +237,7 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
+            alternate=self._alternate(spec, engine, placed.request),
             facts=facts_of(model, sees=mmproj is not None),
             on_demand=self._on_demand(config),
         )
@@ -214,6 +251,18 @@ class _Instance:
             pin=bool(given("pin", config, defaults)),
             preload=bool(given("preload", config, defaults)),
         )
+
+    def _alternate(
+        self, spec: InstanceSpec, engine: Engine, request: LaunchRequest
+    ) -> Alternate | None:
+        """The same on another port, for what is started beside what runs."""
+        if spec.update.strategy != "start-first" or not spec.auto_port:
+            return None
+        port = self._around.ports.choose(next_of(self._name))
+        launch = engine.launch(replace(request, port=port))
+        if launch.command is None or launch.endpoint is None:
+            return None
+        return Alternate(launch.command, launch.endpoint)
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:
         if self._around.is_foreign is not None:
@@ -374,11 +423,12 @@ class _Instance:
             description=effective.description,
             auto_port=self._config.port == "auto",
             inputs=inputs,
-            needs=tuple(self._config.needs),
+            needs=tuple(spread(self._config.needs, self._loaded.config.instances)),
             readiness=effective.readiness,
             liveness=effective.liveness,
             restart=effective.restart,
             stop=effective.stop,
             update=effective.update,
             limits=effective.limits,
+            replica_of=self._replica_of,
         )

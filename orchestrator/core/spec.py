@@ -14,7 +14,12 @@ PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
+Strategy = Literal["stop-first", "start-first"]
 StartMode = Literal["always", "on-demand"]
+Priority = Literal["high", "normal", "low"]
+Trigger = Literal["down", "overloaded", "slow", "failing"]
+TRIGGERS: tuple[Trigger, ...] = ("down", "overloaded", "slow", "failing")
+"""Why a request goes to what a route falls back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +136,11 @@ class StopPolicy:
 @dataclass(frozen=True, slots=True)
 class UpdatePolicy:
     """What becomes of a change that does not come up: `rollback` to what was ready before, or
-    `keep` trying it."""
+    `keep` trying it; and whether what runs ends before its successor starts, or once that is
+    ready."""
 
     on_failure: OnFailure = "rollback"
+    strategy: Strategy = "stop-first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,31 +293,68 @@ GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class RouteAim:
-    """An instance, or a name that one serves, and how often it is chosen beside the others."""
+    """An instance, or a name that one serves. `weight` is its share of the requests beside the
+    others'; None where whoever is least busy is chosen."""
 
     name: str
-    weight: int = 1
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A name that clients may ask for. `fallback` are other names, tried in order when this one is
-    down, overloaded, failing, or has said nothing for `slow` seconds."""
+    """A name that clients may ask for. `fallback` are other names, tried in order for the reasons
+    in `on`; it is slow when it has said nothing for `slow` seconds. `warn` is the percentage of
+    requests served by a fallback above which that is told."""
 
     name: str
     to: tuple[RouteAim, ...]
     fallback: tuple[str, ...] = ()
     slow: float | None = None
+    on: tuple[Trigger, ...] = TRIGGERS
+    warn: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """A server elsewhere that speaks OpenAI's protocol: only ever fallen back to. `model` is what
+    it is asked for, "" for what the client asked for."""
+
+    name: str
+    url: str
+    key: str = field(default="", repr=False)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A client by name. `priority` is the most that its requests may have; None leaves that to
+    them."""
+
+    name: str
+    token: str = field(repr=False)
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds."""
+    """What the gateway does beside listening: its routes, how many requests may wait for one
+    instance (None: by its slots), and for how many seconds. `hosts` and `origins`: see its door."""
 
     routes: tuple[RouteSpec, ...] = ()
-    waiting: int = 256
+    waiting: int | None = None
     patience: float = 30.0
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    clouds: tuple[CloudSpec, ...] = ()
+    tokens: tuple[TokenSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alternate:
+    """The same instance on its second port: one that is started beside what runs needs another."""
+
+    command: Command
+    endpoint: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +364,8 @@ class InstanceSpec:
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
     knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
-    engine chooses among all there are, `on_demand` where it is always to run.
+    engine chooses among all there are, `on_demand` where it is always to run, `alternate` where
+    nothing is ever started beside it.
     """
 
     name: str
@@ -347,7 +392,10 @@ class InstanceSpec:
     gpus: tuple[int, ...] | None = None
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
+    alternate: Alternate | None = None
     on_demand: OnDemand | None = None
+    replica_of: str = ""
+    """What the profile calls it and its like together."""
 
 
 Desired = dict[str, InstanceSpec]

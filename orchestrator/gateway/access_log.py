@@ -20,6 +20,7 @@ def line_of(record: Record, request: Request, *, now: float) -> str:
         "id": record.id,
         "method": request.method.decode("latin-1"),
         "path": request.path[:SHOWN],
+        "client": record.client[:SHOWN],
         "model": record.model[:SHOWN],
         "instance": record.target,
         "status": record.status,

@@ -7,6 +7,7 @@ import time
 
 from orchestrator.gateway import answers
 from orchestrator.gateway.call import Call
+from orchestrator.gateway.cloud import KEPT_BACK
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
@@ -17,8 +18,9 @@ from orchestrator.gateway.table import Target
 STREAMS = (b"text/event-stream", b"application/x-ndjson")
 """Answers that can be ended by an error after they have begun."""
 
-OURS = b"access-control-"
-"""Headers that are the gateway's to say: which pages may read an answer."""
+OURS = (b"access-control-", b"x-request-id", b"x-orchestrate-instance")
+"""Beginnings of headers that are the gateway's to say: which pages may read an answer, and whose it
+is."""
 
 
 class Reply:
@@ -87,6 +89,8 @@ class Reply:
             for one in self._head.headers
             if one[0] not in HOP_BY_HOP and not one[0].startswith(OURS)
         ]
+        if self._target.is_cloud:
+            headers = [one for one in headers if one[0] not in KEPT_BACK]
         status, length = self._head.status, self._head.header(b"content-length")
         if self._say is not None:
             status, length = self._say.status, b""
@@ -94,7 +98,7 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
-        self._inbound.write(head_bytes(status, headers + self._framing(length)))
+        self._inbound.say(head_bytes(status, headers + self._framing(length)))
 
     def _framing(self, length: bytes) -> Headers:
         """How the end of the answer is told."""
