@@ -150,7 +150,7 @@ def test_requests_past_the_gateway_are_use_as_well(world: Gate) -> None:
     port = rows(world)["a"]["port"]
     end = time.monotonic() + 4
     while time.monotonic() < end:
-        world.complete(port, tokens=500)
+        world.complete(port, tokens=50)
     assert world.starts("a") == 1
     assert rows(world)["a"]["phase"] == "ready"
     until_phase(world, "a", "stopped")
@@ -306,7 +306,7 @@ def test_a_stream_hears_of_the_start_that_it_waits_for(world: Gate) -> None:
     lines = stream_while_it_starts(world, "a", go)
     assert lines[0] == ": waiting for a to start"
     pieces = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    assert any(piece["choices"] and piece["choices"][0]["text"] for piece in pieces)
+    assert any(piece.get("choices") and piece["choices"][0]["text"] for piece in pieces), lines
     assert lines[-1] == "data: [DONE]"
     assert world.ask("a", stream=True).body.startswith("data: "), "no comment for what runs"
 
