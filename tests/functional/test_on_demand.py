@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes import fake
 from tests.look import kill_daemon, rows, status, until_phase, until_row
-from tests.world import World, kill
+from tests.world import World, kill, listening
 
 LONG = "1h"
 """Nothing is idle for so long in a test."""
@@ -245,6 +245,14 @@ def test_a_request_while_there_is_no_daemon_waits_for_the_next(world: Gate) -> N
         asking = thread.submit(world.ask, "a")
         world.run("daemon", "start")
         assert asking.result().code == 200
+
+
+def test_a_stranger_on_the_port_that_was_chosen_for_it_costs_no_request(world: Gate) -> None:
+    world.declare({"a": on_demand()})
+    port = rows(world)["a"]["port"]
+    with listening(port):
+        assert world.ask("a").code == 200
+        assert rows(world)["a"]["port"] != port
 
 
 def test_by_hand_it_is_started_held_and_let_go_of(world: Gate) -> None:
