@@ -145,7 +145,7 @@ def gateway_lines(document: Mapping[str, Any]) -> list[str]:
         said += [f"{requests['waiting']} waiting"] * bool(requests["waiting"])
     if text := message(row):
         said.append(text)
-    return [", ".join(said)]
+    return [", ".join(said), *(f"  ! {inert(one['message'])}" for one in row["alerts"])]
 
 
 def _missing(document: Mapping[str, Any]) -> str:

@@ -12,11 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 from orchestrator.control.bus import Bus
+from orchestrator.control.fallbacks import Fallbacks
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
 from orchestrator.core.figures import Figures
 from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
+from orchestrator.core.status import Phase
 
 
 class Traffic:
@@ -31,6 +33,7 @@ class Traffic:
         self._followers = 0
         self._figures = Figures()
         self._told = asyncio.Event()
+        self._fallbacks = Fallbacks(bus, reconciler)
         self.on_figures: Callable[[], None] = _nothing
         """Called whenever the gateway has told."""
 
@@ -87,12 +90,14 @@ class Traffic:
         """The gateway tells."""
         self._figures = figures
         self._told.set()
+        self._fallbacks.take(figures)
         self.on_figures()
 
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
 
-        Returns after `within` seconds at the latest, and at once where no gateway is.
+        Returns after `within` seconds at the latest, and at once where no gateway is: one that
+        runs, and has not said anything yet, is about to find this daemon.
         """
         try:
             async with asyncio.timeout(within):
@@ -105,7 +110,8 @@ class Traffic:
 
     def _is_busy(self, start_id: str, number: int) -> bool:
         if not self._followers:
-            return False
+            gateway = self._reconciler.observed.get(GATEWAY)
+            return gateway is not None and gateway.phase is Phase.READY
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0

@@ -7,8 +7,9 @@ alone: a difference is taken up in place.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from orchestrator.core import gateway_words
@@ -18,17 +19,28 @@ from orchestrator.core.secret import MASK, is_secret_name, masked_argv
 from orchestrator.core.spec import (
     Command,
     Demand,
+    Desired,
+    GatewaySpec,
     InstanceSpec,
     ModelOrigin,
     ModelSet,
     ModelSpec,
     OnDemand,
 )
+from orchestrator.core.status import Observed
 from orchestrator.core.units import format_duration, format_size
 from orchestrator.core.wording import as_written
 
 LIVE_FIELDS = tuple(name for name, kind in SPEC_FIELDS.items() if kind is LIVE)
 """Fields of `InstanceSpec` that never reach the process."""
+
+
+def as_observed(desired: Desired, observed: Observed) -> Desired:
+    """The same, in the very objects of what is observed where nothing differs: plans are made many
+    times of one state, and what is one object needs no look."""
+    known = {name: status.spec for name, status in observed.items()}
+    same = {name for name, spec in desired.items() if known.get(name) == spec}
+    return {name: known[name] if name in same else spec for name, spec in desired.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ def process_drift(
 
 def restart_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
     """What would need a new process, secrets masked."""
+    if have is want:
+        return ()
     if have.command == want.command and have.engine == want.engine:
         return ()
     found = [Drift("engine", have.engine, want.engine)] if have.engine != want.engine else []
@@ -107,6 +121,8 @@ def live_drift(
     Of a server that somebody else runs (`managed` is False) nothing is deleted, nor what another
     instance `beside` it keeps in the same folder.
     """
+    if have is want:
+        return ()
     found: list[Drift] = []
     for name in LIVE_FIELDS:
         old, new = getattr(have, name), getattr(want, name)
@@ -116,29 +132,29 @@ def live_drift(
             others = (spec for spec in beside if spec.name != want.name)
             keeps = _Keeps(old or ModelSet(), new or ModelSet(), managed, tuple(others))
             found += _holding_drift(keeps)
-            continue
-        if name == "on_demand":
-            found += _start_drift(old, new)
-            continue
-        if name == "demand":
-            found += _demand_drift(old, new)
-            continue
-        if name == "gateway":
-            found += [
-                Drift(f"gateway.{key}", before or None, after or None)
-                for key, (before, after) in gateway_words.changes(old, new).items()
-            ]
-            continue
-        # One of them may be missing: what was adopted by its mark alone has no more than a process.
-        shape = old if old is not None else new
-        if not is_dataclass(shape):
-            found.append(Drift(name, _plain(old), _plain(new)))
-            continue
-        for part in fields(shape):
-            before, after = getattr(old, part.name, None), getattr(new, part.name, None)
-            if before != after:
-                found.append(Drift(f"{name}.{part.name}", before, after))
+        else:
+            found += _OWN_WORDS.get(name, partial(_part_drift, name))(old, new)
     return tuple(replace(one, kind=LIVE) for one in found)
+
+
+def _part_drift(name: str, have: Any, want: Any) -> list[Drift]:
+    """Each part of a block that differs."""
+    # One of them may be missing: what was adopted by its mark alone has no more than a process.
+    shape = have if have is not None else want
+    if not is_dataclass(shape):
+        return [Drift(name, _plain(have), _plain(want))]
+    pairs = [
+        (part.name, getattr(have, part.name, None), getattr(want, part.name, None))
+        for part in fields(shape)
+    ]
+    return [Drift(f"{name}.{part}", old, new) for part, old, new in pairs if old != new]
+
+
+def _gateway_drift(have: GatewaySpec | None, want: GatewaySpec | None) -> list[Drift]:
+    return [
+        Drift(f"gateway.{key}", before or None, after or None)
+        for key, (before, after) in gateway_words.changes(have, want).items()
+    ]
 
 
 def _demand_drift(have: Demand | None, want: Demand | None) -> list[Drift]:
@@ -151,6 +167,14 @@ def _start_drift(have: OnDemand | None, want: OnDemand | None) -> list[Drift]:
     """When it runs, in the words of a profile."""
     before, after = _start_words(have), _start_words(want)
     return _mapping_drift(before, after)
+
+
+_OWN_WORDS: dict[str, Callable[[Any, Any], list[Drift]]] = {
+    "on_demand": _start_drift,
+    "demand": _demand_drift,
+    "gateway": _gateway_drift,
+}
+"""Fields whose parts are said otherwise than they are kept."""
 
 
 def _start_words(on_demand: OnDemand | None) -> dict[str, str]:

@@ -26,6 +26,15 @@ class InstanceFigures(_Told):
     used_at: NonNegativeFloat | None = None
 
 
+class NameFigures(_Told):
+    """Of one name that clients ask for, since the gateway began. `recent` is the share of the last
+    requests that a fallback has served; None where they are too few to say."""
+
+    requests: NonNegativeInt = 0
+    fallbacks: NonNegativeInt = 0
+    recent: NonNegativeFloat | None = None
+
+
 class Figures(_Told):
     """`runs`: requests under way by the process that has them. `daemon` and `number`: of the table
     in force. `statuses`: answers by status."""
@@ -34,6 +43,9 @@ class Figures(_Told):
     number: NonNegativeInt = 0
     runs: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
     instances: dict[str, InstanceFigures] = Field(default_factory=dict[str, InstanceFigures])
+    names: dict[str, NameFigures] = Field(default_factory=dict[str, NameFigures])
+    clients: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
+    """Requests by the name of the token that they came with."""
     statuses: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
     fallbacks: NonNegativeInt = 0
     retries: NonNegativeInt = 0

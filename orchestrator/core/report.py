@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
@@ -23,17 +23,21 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
+from orchestrator.core.succession import said_of
+from orchestrator.core.successor import base_of, is_aside
 from orchestrator.core.wording import how_many
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a process group takes: resident bytes, percent of one core, and the seconds of CPU that
     it has taken in all, which never fall."""
 
     memory_bytes: int = 0
     cpu_percent: float = 0.0
     cpu_seconds: float = 0.0
+
+
+_NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,10 @@ def instance_rows(
     `requests` is what goes through the gateway to each.
     """
     rows = _rows(desired, observed, plan, now, usage, stale)
-    return [{**row, "requests": (requests or {}).get(row["name"])} for row in rows]
+    through = requests or {}
+    for row in rows:
+        row["requests"] = through.get(row["name"])
+    return rows
 
 
 def _rows(
@@ -93,12 +100,17 @@ def _rows(
             rows.append(_pending_row(spec, plan, status))
         else:
             row = _row(spec, status, now, usage.get(name), stale.get(name, False))
-            rows.append({**row, **_held_back(plan.pending.get(name))})
-    rows += [
-        _row(status.spec, status, now, usage.get(name), stale.get(name, False))
-        for name, status in observed.items()
-        if name not in desired
-    ]
+            row["message"] = row["message"] or said_of(name, observed)
+            row.update(_held_back(plan.pending.get(name)))
+            rows.append(row)
+    shown = set(desired)
+    for name, status in observed.items():
+        # What runs beside an instance is that instance, as long as there is one.
+        if base_of(name) not in shown and (not is_aside(name) or base_of(name) not in observed):
+            shown.add(base_of(name))
+            row = _row(status.spec, status, now, usage.get(name), stale.get(name, False))
+            row["name"] = base_of(name)
+            rows.append(row)
     return rows
 
 
@@ -167,7 +179,7 @@ def _row(
 ) -> dict[str, Any]:
     """What runs is described by the spec that runs; whose it is, by the one that is declared."""
     runs = status.spec if status.phase in ALIVE else spec
-    took = usage or Usage()
+    took = usage or _NOTHING
     alive = status.process is not None or not status.managed
     rejected = status.rejected if is_rejected(spec, status) and not status.held else None
     return {

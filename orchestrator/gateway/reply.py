@@ -18,8 +18,9 @@ from orchestrator.gateway.table import Target
 STREAMS = (b"text/event-stream", b"application/x-ndjson")
 """Answers that can be ended by an error after they have begun."""
 
-OURS = b"access-control-"
-"""Headers that are the gateway's to say: which pages may read an answer."""
+OURS = (b"access-control-", b"x-request-id", b"x-orchestrate-instance")
+"""Beginnings of headers that are the gateway's to say: which pages may read an answer, and whose it
+is."""
 
 
 class Reply:
@@ -97,7 +98,7 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
-        self._inbound.write(head_bytes(status, headers + self._framing(length)))
+        self._inbound.say(head_bytes(status, headers + self._framing(length)))
 
     def _framing(self, length: bytes) -> Headers:
         """How the end of the answer is told."""

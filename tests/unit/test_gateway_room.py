@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.gateway import room as room_module
 from orchestrator.gateway.choice import Choice
 from orchestrator.gateway.room import (
     FullError,
@@ -178,12 +180,26 @@ def test_who_leaves_while_waiting_takes_no_slot_along() -> None:
     play(scene())
 
 
-def test_what_broke_a_connection_is_the_last_choice() -> None:
+def test_what_broke_a_connection_is_given_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "SHUNNED", 0.05)
+
     async def scene() -> None:
         room = Room(table=table(target("a", slots=9), target("b", slots=9)))
-        room.shun("a")
+        room.shun(room.table.targets["a"])
+        room.shun(room.table.targets["a"])
         names = {(await room.take(wants("a", "b"), client="x")).target.name for _ in range(5)}
         assert names == {"b"}
+        # With nobody else, it is waited for.
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        assert await waits(waiting)
+        assert (await waiting).target.name == "a"
+        # Another process of it has broken nothing.
+        room.shun(room.table.targets["a"])
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        assert await waits(waiting)
+        room.update(table(replace(target("a"), run="next")))
+        assert (await waiting).target.run == "next"
+        await asyncio.sleep(0.06)
 
     play(scene())
 
@@ -247,8 +263,13 @@ def test_who_only_asks_how_it_is_waits_for_no_slot() -> None:
         light = await room.take(wants("a"), client="y", light=True)
         assert light.target.name == "a"
         room.leave(light)
+        assert not room.used_at
         room.leave(busy)
         assert not room.under_way
+        assert "a" in room.used_at
+        room.update(table(replace(target("a", phase="stopped"), on_demand=True, rests=True)))
+        with pytest.raises(HopelessError):
+            await room.take(wants("a"), client="y", light=True)
 
     asyncio.run(story())
 
