@@ -181,6 +181,7 @@ EVENT_REASONS = {
     "cpu": "of an alert: it computes more than its `limits:` warn of",
     "down": "a probe by inference found nothing generated in time, or an error",
     "edited": "an applied file was saved",
+    "fallbacks": "of an alert: a fallback serves more requests than the gateway warns of",
     "healthy": "a probe by inference found a token generated in time",
     "invalid": "an applied file cannot be used; its last good state is kept",
     "kill": "`orchestrate kill` asked for it",

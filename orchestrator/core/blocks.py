@@ -259,6 +259,14 @@ class GatewayConfig(Block):
     token: Text | None = Field(
         default=None, description="What clients must send, as in ${env:GATEWAY_TOKEN}."
     )
+    hosts: list[Text] = Field(
+        default_factory=list[str],
+        description="Further names by which it may be asked without a token.",
+    )
+    origins: list[Text] = Field(
+        default_factory=list[str],
+        description="Web pages that may ask it, as in https://chat.example; '*' is all.",
+    )
     tokens: dict[str, TokenConfig] = Field(
         default_factory=dict[str, TokenConfig],
         description="Clients by name, each with a token of its own.",

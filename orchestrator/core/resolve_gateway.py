@@ -80,6 +80,8 @@ def _spec(config: GatewayConfig) -> GatewaySpec:
         routes=tuple(_route(name, route, config) for name, route in config.routes.items()),
         waiting=config.queue.size,
         patience=config.queue.deadline,
+        hosts=tuple(config.hosts),
+        origins=tuple(config.origins),
         clouds=tuple(
             CloudSpec(name, cloud.url, cloud.key or "", cloud.model or "")
             for name, cloud in config.cloud.items()

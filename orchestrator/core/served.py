@@ -48,6 +48,8 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     return {
         "waiting": gateway.waiting,
         "patience": gateway.patience,
+        "hosts": list(gateway.hosts),
+        "origins": list(gateway.origins),
         "targets": [
             *(_target(spec, observed.get(spec.name), plan) for spec in specs),
             *(_elsewhere(cloud) for cloud in gateway.clouds),
