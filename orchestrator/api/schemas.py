@@ -59,6 +59,7 @@ _ACTION = _object(
 _INSTANCE = _object(
     {
         "name": _TEXT,
+        "replica_of": _TEXT,
         "engine": _TEXT,
         "profiles": _TEXTS,
         "model": _TEXT,

@@ -18,6 +18,7 @@ from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, print_json
 from orchestrator.cli.status_table import in_full, models_table, status_table, summary
+from orchestrator.core.wording import is_idle
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
@@ -66,19 +67,29 @@ def fetch(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def only(document: dict[str, Any], names: Sequence[str]) -> None:
-    """Leave just the named instances; the gateway stands apart, but goes by its name like them.
-    Raises `InputError` for one that is not there."""
+def only(document: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Leave just the named instances, and say which: whoever names what has replicas means all of
+    them. The gateway stands apart, but goes by its name like them. Raises `InputError` for one that
+    is not there."""
     rows = [*document["instances"], *filter(None, [document.get("gateway")])]
-    known = {one["name"] for one in rows}
+    known = [one["name"] for one in rows]
+    meant: list[str] = []
     for name in names:
-        if name not in known:
+        found = [name] * (name in known) or [
+            # A daemon of an earlier version knows of none.
+            one["name"]
+            for one in rows
+            if one.get("replica_of") == name
+        ]
+        if not found:
             from orchestrator.core.problem import did_you_mean, listing
 
             hint = did_you_mean(name, known) or f"instances: {listing(sorted(known)) or 'none'}"
             raise InputError(f"unknown instance {name!r}", hint=hint)
+        meant += found
     if names:
-        document["instances"] = [one for one in rows if one["name"] in names]
+        document["instances"] = [one for one in rows if one["name"] in meant]
+    return list(dict.fromkeys(meant))
 
 
 def _print(document: Mapping[str, Any], *, named: bool) -> None:
@@ -179,5 +190,5 @@ def _missed(one: Mapping[str, Any]) -> str:
 
 def _reached(one: Mapping[str, Any], goal: str) -> bool:
     if goal == "ready":
-        return one["phase"] == "ready" and not one["lacking"]
+        return is_idle(one) or (one["phase"] == "ready" and not one["lacking"])
     return one["phase"] in ("stopped", "failed")

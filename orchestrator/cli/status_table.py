@@ -14,6 +14,7 @@ from orchestrator.cli import model_lines
 from orchestrator.cli.cells import cut, pad, wide, wrapped
 from orchestrator.cli.render import PHASE_COLOURS, inert, problem_text, since, size
 from orchestrator.cli.tables import GAP, table, with_room
+from orchestrator.core.wording import how_many, is_idle
 
 HEAD = ["INSTANCE", "MODEL", "PHASE", "FOR", "PORT", "PID", "MEMORY", "CPU", "RESTARTS"]
 _PHASE = HEAD.index("PHASE")
@@ -144,7 +145,7 @@ def gateway_lines(document: Mapping[str, Any]) -> list[str]:
         said += [f"{requests['waiting']} waiting"] * bool(requests["waiting"])
     if text := message(row):
         said.append(text)
-    return [", ".join(said)]
+    return [", ".join(said), *(f"  ! {inert(one['message'])}" for one in row["alerts"])]
 
 
 def _missing(document: Mapping[str, Any]) -> str:
@@ -158,15 +159,19 @@ def _missing(document: Mapping[str, Any]) -> str:
     return said
 
 
+def ready_words(document: Mapping[str, Any]) -> str:
+    """How many are ready, and how many idle, of what has converged."""
+    count, idle = len(document["instances"]), sum(map(is_idle, document["instances"]))
+    return how_many(count - idle, idle, count) if count else "nothing is applied"
+
+
 def summary(document: Mapping[str, Any]) -> list[str]:
     """What stands below the table: convergence, profiles, and what is wrong."""
     lines: list[str] = []
-    count = len(document["instances"])
     if document["daemon"] is None:
         lines.append(click.style("no daemon is running; this is what was last known", fg="yellow"))
     elif document["converged"]:
-        what = f"{count} of {count} ready" if count else "nothing is applied"
-        lines.append(click.style(f"converged: {what}", fg="green"))
+        lines.append(click.style(f"converged: {ready_words(document)}", fg="green"))
     else:
         lines.append(click.style(f"not converged: {_missing(document)}", fg="yellow"))
     for profile in document["profiles"]:

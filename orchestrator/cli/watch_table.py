@@ -12,7 +12,7 @@ from orchestrator.cli import model_lines
 from orchestrator.cli.cells import pad, wide, wrapped
 from orchestrator.cli.progress import Speeds
 from orchestrator.cli.render import PHASE_COLOURS, duration, inert, since, size
-from orchestrator.cli.status_table import HEAD, SHRINKING, cells, message
+from orchestrator.cli.status_table import HEAD, SHRINKING, cells, message, ready_words
 from orchestrator.cli.tables import GAP, table, with_room
 from orchestrator.cli.watch_frame import dim, ends, selected
 from orchestrator.cli.watch_trends import Trends, bar
@@ -157,13 +157,11 @@ def heading(seen: Seen, columns: int) -> list[str]:
 
 def _verdict(seen: Seen, columns: int) -> list[str]:
     document = seen.document
-    count = len(document["instances"])
     name = click.style("orchestrate", bold=True) + GAP if columns > _NARROW else ""
     if seen.lost:
         said, why = click.style(seen.lost, fg="red", bold=True), "what follows was last known"
     elif document["converged"]:
-        what = f"{count} of {count} ready" if count else "nothing is applied"
-        said, why = click.style(f"converged: {what}", fg="green"), ""
+        said, why = click.style(f"converged: {ready_words(document)}", fg="green"), ""
     else:
         said, why = click.style("not converged", fg="yellow"), _missing(document)
     daemon = document["daemon"]

@@ -7,14 +7,16 @@ table. A later daemon begins with nothing, and hears as soon as the gateway has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from uuid import uuid4
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.core import served
+from orchestrator.core import fallback_rate, served
+from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures
+from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
 
 
@@ -30,6 +32,12 @@ class Traffic:
         self._followers = 0
         self._figures = Figures()
         self._told = asyncio.Event()
+        self.on_figures: Callable[[], None] = _nothing
+        """Called whenever the gateway has told."""
+        self._over: dict[str, float] = {}
+        """Routes that fall back too often, with what is too often."""
+        self._posted = ("", "")
+        """The run that an alert was posted of last, and its words."""
 
     @property
     def figures(self) -> Figures | None:
@@ -43,6 +51,16 @@ class Traffic:
             return {}
         rows = {name: one.model_dump() for name, one in self._figures.instances.items()}
         return {**rows, GATEWAY: self._figures.whole()}
+
+    def use(self) -> InUse | None:
+        """Who is at work, and when each was used last; None while the gateway has told nothing to
+        this daemon yet."""
+        if not self._followers or self._figures.daemon != self._me:
+            return None
+        return {
+            name: Use(one.used_at or 0.0, bool(one.in_flight or one.waiting))
+            for name, one in self._figures.instances.items()
+        }
 
     def table(self) -> dict[str, Any]:
         """What the gateway is to know now; `number` rises with every change."""
@@ -74,6 +92,25 @@ class Traffic:
         """The gateway tells."""
         self._figures = figures
         self._told.set()
+        self.on_figures()
+        self._alert()
+
+    def _alert(self) -> None:
+        """Tell when a name begins to fall back too often, and when that has passed."""
+        status = self._reconciler.observed.get(GATEWAY)
+        spec = (self._reconciler.desired or {}).get(GATEWAY)
+        if status is None or spec is None or spec.gateway is None:
+            return
+        self._over = fallback_rate.too_many(spec.gateway, self._figures.names, self._over)
+        message = fallback_rate.words(self._over)
+        known = next((one.message for one in status.alerts if one.kind == fallback_rate.ALERT), "")
+        if message == known or (status.start_id, message) == self._posted:
+            return
+        self._posted = (status.start_id, message)
+        kind = EventType.ALERT if message else EventType.ALERT_OVER
+        said = message or f"no longer: {known}"
+        data = {"start_id": status.start_id, "alert": fallback_rate.ALERT}
+        self._bus.post(Event(kind, GATEWAY, reason=fallback_rate.ALERT, message=said, data=data))
 
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
@@ -95,3 +132,7 @@ class Traffic:
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -23,6 +23,7 @@ from orchestrator.core.spec import (
     OnFailure,
     PolicyName,
     Priority,
+    StartMode,
     Trigger,
 )
 from orchestrator.core.suggestion import suggest
@@ -36,6 +37,7 @@ ATTACH_MODES = ("auto", "never", "only")
 LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
 POLICIES = ("always", "on-failure", "never")
+START_MODES = ("always", "on-demand")
 PRIORITIES = ("high", "normal", "low")
 MAX_REPLICAS = 64
 
@@ -304,6 +306,11 @@ Attach = Annotated[
     AttachMode,
     PlainValidator(_one_of(ATTACH_MODES, "way to attach")),
     WithJsonSchema(or_reference({"enum": list(ATTACH_MODES)})),
+]
+Start = Annotated[
+    StartMode,
+    PlainValidator(_one_of(START_MODES, "way to start")),
+    WithJsonSchema(or_reference({"enum": list(START_MODES)})),
 ]
 Mode = Annotated[
     LivenessMode,

@@ -13,7 +13,8 @@ class _Told(BaseModel):
 
 
 class InstanceFigures(_Told):
-    """Of one instance, since the gateway began; times are medians of the last requests, seconds."""
+    """Of one instance, since the gateway began; times are medians of the last requests, seconds,
+    but for `used_at`, when it was used last, by the boot clock."""
 
     in_flight: NonNegativeInt = 0
     waiting: NonNegativeInt = 0
@@ -22,6 +23,16 @@ class InstanceFigures(_Told):
     bytes: NonNegativeInt = 0
     first_byte_s: NonNegativeFloat | None = None
     request_s: NonNegativeFloat | None = None
+    used_at: NonNegativeFloat | None = None
+
+
+class NameFigures(_Told):
+    """Of one name that clients ask for, since the gateway began. `recent` is the share of the last
+    requests that a fallback has served; None where they are too few to say."""
+
+    requests: NonNegativeInt = 0
+    fallbacks: NonNegativeInt = 0
+    recent: NonNegativeFloat | None = None
 
 
 class Figures(_Told):
@@ -32,6 +43,9 @@ class Figures(_Told):
     number: NonNegativeInt = 0
     runs: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
     instances: dict[str, InstanceFigures] = Field(default_factory=dict[str, InstanceFigures])
+    names: dict[str, NameFigures] = Field(default_factory=dict[str, NameFigures])
+    clients: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
+    """Requests by the name of the token that they came with."""
     statuses: dict[str, NonNegativeInt] = Field(default_factory=dict[str, NonNegativeInt])
     fallbacks: NonNegativeInt = 0
     retries: NonNegativeInt = 0

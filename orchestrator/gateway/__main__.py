@@ -28,6 +28,9 @@ from orchestrator.gateway.table import Table, Target
 SWEEP = 5.0
 """Seconds between two looks at what connections do."""
 
+ASK_AGAIN = 1.0
+"""Seconds after which it is asked once more for what somebody waits for."""
+
 REPORT = 0.5
 """Seconds between two reports of what is under way."""
 
@@ -51,7 +54,7 @@ async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, clients = Room(), Figures(), Clients(most_connections())
     door = Door(os.environ.get(GATEWAY_TOKEN, ""), frozenset({socket.gethostname().lower()}))
-    known, stirred = asyncio.Event(), asyncio.Event()
+    known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
@@ -61,6 +64,7 @@ async def _run(host: str, port: int) -> None:
         room.update(table)
         known.set()
         stirred.set()
+        waited.set()
 
     def left(target: Target) -> None:
         # Who waits for it to have nothing to do any more, waits for this.
@@ -69,6 +73,7 @@ async def _run(host: str, port: int) -> None:
             stirred.set()
 
     room.on_leave = left
+    room.on_wait = waited.set
 
     def told(record: Record, request: Request) -> None:
         figures.add(record, loop.time())
@@ -93,6 +98,7 @@ async def _run(host: str, port: int) -> None:
             following,
             loop.create_task(_sweep(clients)),
             loop.create_task(_report(room, figures, stirred)),
+            loop.create_task(_want(room, waited)),
         ]
         await ended.wait()
         server.close()
@@ -118,12 +124,25 @@ async def _sweep(clients: Clients) -> None:
             client.look(now)
 
 
+async def _want(room: Room, waited: asyncio.Event) -> None:
+    """Ask for what is started on demand as long as somebody waits for it and it is at rest: at
+    once, with each table, and every second, for the daemon may have been away."""
+    while True:
+        wanted = room.wanted()
+        for name in wanted:
+            await link.want(name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN if wanted else None):
+                await waited.wait()
+        waited.clear()
+
+
 async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
     """Tell the daemon what is under way, whenever that has changed: twice a second, and at once
     when it may wait for it (`stirred`)."""
     before: dict[str, Any] = {}
     while True:
-        now = figures.as_json(room)
+        now = figures.as_json(room, asyncio.get_running_loop().time())
         if now != before and await link.tell(now):
             before = now
         with contextlib.suppress(TimeoutError):

@@ -18,6 +18,8 @@ class Record:
     began: float
     id: str = ""
     client: str = ""
+    named: bool = False
+    """`client` is the name of its token."""
     model: str = ""
     target: str = ""
     status: int = 0
@@ -47,6 +49,11 @@ class Call:
     """Where the request says its model, if it is a form."""
     asked_as: str = ""
     """What the client called the model."""
+    begun: bool = False
+    """The head of a stream has been sent, though nobody serves it yet."""
+
+    light: bool = False
+    """It only asks how an instance is, and need not wait for one that is busy."""
 
     @property
     def repeatable(self) -> bool:

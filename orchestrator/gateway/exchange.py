@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.spec import Trigger
-from orchestrator.gateway import answers, cloud, form
+from orchestrator.gateway import answers, cloud, early, form
 from orchestrator.gateway.affinity import Key, key_of
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.choice import Choice
@@ -122,7 +122,7 @@ class Exchanges:
             leg.until = now + leg.route.slow
         lost, sent = "", True
         for attempt in range(ATTEMPTS):
-            seat = await self._seat(call, leg)
+            seat = await self._seat(inbound, call, leg)
             try:
                 await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS)
                 return
@@ -137,7 +137,7 @@ class Exchanges:
             call.record.retries += 1
         raise _NextError("failing", 502, "lost", lost)
 
-    async def _seat(self, call: Call, leg: _Leg) -> Seat:
+    async def _seat(self, inbound: Inbound, call: Call, leg: _Leg) -> Seat:
         route = leg.route
 
         def meant(table: Table) -> Sequence[Choice]:
@@ -149,17 +149,27 @@ class Exchanges:
                 return meant(table)
             return tuple(one for one in meant(table) if one[1].serves or one[1].comes_soon)
 
+        def starting() -> str:
+            targets = [target for _, target in wants(self.room.table)]
+            wakes = next((target.name for target in targets if target.wakes), "")
+            return "" if any(target.serves for target in targets) else wakes
+
+        wakes = starting()
         patience = route.slow if "overloaded" in leg.falls else None
         loop = asyncio.get_running_loop()
         began = loop.time()
+        taking = self.room.take(
+            wants,
+            client=call.record.client,
+            priority=call.priority,
+            deadline=patience,
+            light=call.light,
+            key=_affinity(call, leg),
+        )
         try:
-            return await self.room.take(
-                wants,
-                client=call.record.client,
-                priority=call.priority,
-                deadline=patience,
-                key=_affinity(call, leg),
-            )
+            if wakes and early.has_comments(call):
+                return await early.kept_open(inbound, call, self.room, taking, starting)
+            return await taking
         except HopelessError:
             raise _unserved(leg, [target for _, target in meant(self.room.table)]) from None
         except FullError:
@@ -234,6 +244,10 @@ class Exchanges:
         target: Target,
         asked: Asked | None,
     ) -> None:
+        if call.begun and not early.fits(head):
+            call.record.target = target.name
+            await early.fail_as_told(inbound, call, outbound, head, target.name)
+            return
         reply = Reply(inbound, call, head, target, asked)
 
         def write(piece: bytes) -> None:
@@ -259,13 +273,16 @@ class Exchanges:
     def _refuse(self, inbound: Inbound, call: Call, failures: Sequence[_NextError]) -> None:
         """Say what has failed first, and then all else that was tried."""
         first = failures[0]
+        message = "; then ".join(dict.fromkeys(one.message for one in failures))
+        hint = next((one.hint for one in failures if one.hint), "")
+        if call.begun:
+            early.fail(inbound, call, first.status, first.code, message, hint)
+            return
         call.record.status = first.status
         more: Headers = list(call.record.marks)
         if first.status in (429, 503):
             again = AGAIN_AFTER if first.again is None else min(max(first.again, 1.0), LONGEST)
             more.append((b"retry-after", b"%d" % math.ceil(again)))
-        message = "; then ".join(dict.fromkeys(one.message for one in failures))
-        hint = next((one.hint for one in failures if one.hint), "")
         inbound.say(answers.error(call.protocol, first.status, first.code, message, hint, *more))
 
 

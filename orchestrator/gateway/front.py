@@ -153,7 +153,7 @@ class Front:
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
         visitor = self.door.visitor(request, inbound.peer)
-        record.client = visitor.client
+        record.client, record.named = visitor.client, visitor.named
         if request.path.startswith("/instances/"):
             call = self._to_instance(request, record)
         else:
@@ -207,7 +207,9 @@ class Front:
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", aims)
-        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call.light = request.method in (b"GET", b"HEAD")
+        return call
 
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)

@@ -279,6 +279,12 @@ class Inbound(asyncio.Protocol):
         self._silent, self._bodiless = True, request.method == b"HEAD"
         try:
             await self._front.answer(self, request)
+        except asyncio.CancelledError:
+            if self._silent and not self.gone:
+                protocol, again = answers.protocol_of(request), (b"retry-after", b"1")
+                message = "the gateway ends before this was answered"
+                self.say(answers.error(protocol, 503, "ended", message, "try again", again))
+            raise
         except Exception as error:  # noqa: BLE001 - a task boundary: the bug is told
             traceback.print_exception(error)
             if not self._silent:

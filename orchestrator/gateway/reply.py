@@ -37,7 +37,10 @@ class Reply:
         self._chunked = False
         self._tail = b""
         call.record.target, call.record.status = target.name, head.status
-        if self._say is None:
+        if call.begun:
+            # It has begun as a stream while nobody served it.
+            self._begun, self._chunked = True, call.request.chunked_is_known
+        elif self._say is None:
             self._begin()
 
     def write(self, piece: bytes) -> None:

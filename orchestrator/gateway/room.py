@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.gateway.affinity import Key
@@ -59,6 +60,14 @@ def _nobody(_target: Target) -> None:
     """Nobody wants to know."""
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _boot_clock() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _less(counts: Counter[Any], key: object) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
@@ -86,6 +95,7 @@ class Seat:
     client: str
     since: float
     """When it was taken."""
+    light: bool = False
 
 
 @dataclass(slots=True)
@@ -100,6 +110,10 @@ class Room:
     """Requests by whose seats they hold: `Target.seats`."""
     on_leave: Callable[[Target], None] = _nobody
     """Called when a request of a target is over."""
+    on_wait: Callable[[], None] = _nothing
+    """Called when a request begins to wait."""
+    used_at: dict[str, float] = field(default_factory=dict[str, float])
+    """When each target was at work last, by the boot clock."""
     _of_client: Counter[str] = field(default_factory=Counter[str])
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
     _shunned: dict[tuple[str, str], asyncio.TimerHandle] = field(
@@ -117,13 +131,18 @@ class Room:
         client: str,
         priority: int = 0,
         deadline: float | None = None,
+        light: bool = False,
         key: Key | None = None,
     ) -> Seat:
         """A seat at one of what is wanted, now or when one is free; alike `key`s go to the same.
+        `light`: it only asks how the target is, so it waits for no slot, wakes nothing, and is no
+        use of it.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
         choices = wants(self.table)
+        if light and (there := self._there(choices)):
+            return replace(self._seat(there, client), light=True)
         line = frozenset(target.name for _, target in choices)
         if not self._waiting and (free := self._free(choices, key)):
             return self._seat(free, client)
@@ -135,15 +154,27 @@ class Room:
         waiter = _Waiter(client, priority, next(self._numbers), wants, key, line, turn)
         self._waiting.append(waiter)
         self._call_next()
+        self.on_wait()
         try:
-            async with asyncio.timeout(self.deadline if deadline is None else deadline):
-                return await waiter.turn
-        except TimeoutError:
-            self._give_up(waiter)
-            raise LateError from None
+            return await self._turn(waiter, deadline)
         except BaseException:
             self._give_up(waiter)
             raise
+
+    async def _turn(self, waiter: _Waiter, deadline: float | None) -> Seat:
+        """Its turn. Raises `LateError`; but what starts on demand has the time that starts have,
+        and after that the slots may still be busy for as long as ever."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(self.deadline if deadline is None else deadline):
+                    return await asyncio.shield(waiter.turn)
+            except TimeoutError:
+                starts = [t for _, t in waiter.wants(self.table) if t.wakes]
+                within = max((t.starts_within for t in starts if t.phase == "starting"), default=0)
+                if deadline is not None or loop.time() - began >= within:
+                    raise LateError from None
 
     def leave(self, seat: Seat) -> None:
         """The request is over: the seat is the next one's."""
@@ -152,6 +183,8 @@ class Room:
         self._pace[seat.target.name] = known + PACE * (took - known)
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
+        if not seat.light:
+            self.used_at[seat.target.name] = _boot_clock()
         self._call_next()
         self.on_leave(seat.target)
 
@@ -193,6 +226,18 @@ class Room:
         for waiter in self._waiting:
             counts.update(waiter.line)
         return counts
+
+    def wanted(self) -> set[str]:
+        """Those at rest that somebody waits for who waits for nothing else that may come."""
+        found: set[str] = set()
+        if not any(target.rests for target in self.table.targets.values()):
+            return found
+        for waiter in self._waiting:
+            choices = [target for _, target in waiter.wants(self.table)]
+            resting = [target.name for target in choices if target.rests]
+            if resting and not any(one.serves or (one.comes and not one.rests) for one in choices):
+                found.add(resting[0])
+        return found
 
     def again_after(self, choices: Sequence[Choice]) -> float | None:
         """Seconds in which who waits for the quickest of these is likely to be served; None where
@@ -253,6 +298,12 @@ class Room:
         self.under_way[target.seats] += 1
         self._of_client[client] += 1
         return Seat(aim, target, client, asyncio.get_running_loop().time())
+
+    def _there(self, choices: Sequence[Choice]) -> Choice | None:
+        """The first that serves. Raises `HopelessError` where nothing would but for being asked."""
+        if choices and all(target.rests for _, target in choices):
+            raise HopelessError([target for _, target in choices])
+        return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice], key: Key | None) -> Choice | None:
         """One that serves and has a free slot, and has not just broken a connection."""

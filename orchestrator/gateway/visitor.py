@@ -19,10 +19,12 @@ PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """`client` is for people, and for fairness. The least `priority` comes last."""
+    """`client` is for people, and for fairness: `named` if it is the name of its token. The least
+    `priority` comes last."""
 
     client: str
     priority: int = 0
+    named: bool = False
 
 
 def owner(given: bytes, tokens: Sequence[Token]) -> Token | None:
@@ -38,9 +40,9 @@ def by_name(token: Token, request: Request) -> Visitor:
     """Its token says how urgent its requests are; it may ask for less."""
     wished = _wished(request)
     if token.priority is None:
-        return Visitor(token.name, wished or 0)
+        return Visitor(token.name, wished or 0, named=True)
     most = PRIORITIES[token.priority]
-    return Visitor(token.name, most if wished is None else min(wished, most))
+    return Visitor(token.name, most if wished is None else min(wished, most), named=True)
 
 
 def unnamed(request: Request, given: bytes, peer: str) -> Visitor:
