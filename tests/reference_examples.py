@@ -89,6 +89,7 @@ PROFILE = {
     "errors": [],
     "description": "Chat and embeddings",
     "instances": ["coder", "embed"],
+    "gateway": False,
 }
 
 

@@ -172,7 +172,7 @@ def _unknown_key(path: Path, engine: str) -> Issue:
     elif engine and len(parents) == 2 and word in _INSTANCES[other].model_fields:
         hint = f"{word!r} goes with 'engine: {other}'"
     else:
-        hint = suggest(word, known, limit=20)
+        hint = suggest(word, known, limit=30)
     if hint.startswith("known") and "flags" in known:
         hint += "; a flag of llama-server goes under 'flags'"
     if hint.startswith("known") and "settings" in known:

@@ -132,6 +132,17 @@ def _positive(value: object) -> float:
     return seconds
 
 
+LEAST_IDLE = 1.0
+"""Seconds: what the gateway tells of its work is up to half a second old."""
+
+
+def _idle(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds < LEAST_IDLE:
+        raise ValueError(f"expected a duration of at least 1s, got {shown(value)}")
+    return seconds
+
+
 def _keep_alive(value: object) -> float:
     """Seconds; -1 for ever. The text "-1" is what Ollama itself refuses."""
     if value == -1 and isinstance(value, int):
@@ -246,6 +257,7 @@ Url = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{[^}]+\}"}),
 ]
 Duration = Annotated[float, PlainValidator(parse_duration), WithJsonSchema(_DURATION)]
+Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema(_DURATION)]
 PositiveDuration = Annotated[float, PlainValidator(_positive), WithJsonSchema(_DURATION)]
 RestartLimit = Annotated[
     Limit,

@@ -93,9 +93,7 @@ class Resolved:
 
 def needed_engines(profile: Profile) -> set[EngineKey]:
     """The engines that the instances of a profile are run by."""
-    return {
-        (config.engine, profile.effective(config).binary) for config in profile.instances.values()
-    }
+    return {(config.engine, profile.binary_of(config)) for config in profile.instances.values()}
 
 
 def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
@@ -220,8 +218,8 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
-            facts=facts_of(model, sees=mmproj is not None),
             on_demand=self._on_demand(config),
+            facts=facts_of(model, sees=mmproj is not None),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:

@@ -41,12 +41,7 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     """The whole of it: targets by instance, names in the order in which they are to be listed."""
     gateway = next((s.gateway for s in desired.values() if s.gateway is not None), GatewaySpec())
     specs = [spec for spec in desired.values() if spec.gateway is None]
-    names: dict[str, list[dict[str, Any]]] = {}
-    for spec in specs:
-        for name, aim in _served(spec):
-            aims = names.setdefault(name, [])
-            if aim not in aims:
-                aims.append(aim)
+    names = _names(specs)
     routes = {route.name: route for route in gateway.routes}
     rows = [_route_row(route, names) for route in gateway.routes]
     rows += [{"name": name, "aims": aims} for name, aims in names.items() if name not in routes]
@@ -68,9 +63,26 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _names(specs: Iterable[InstanceSpec]) -> dict[str, list[dict[str, Any]]]:
+    """Who serves each name. What somebody called an instance is that one, and not also another
+    which happens to run a model of that name."""
+    names: dict[str, list[dict[str, Any]]] = {}
+    for spec in specs:
+        for name, aim in _served(spec):
+            aims = names.setdefault(name, [])
+            if aim not in aims:
+                aims.append(aim)
+    given = set(names)
+    for spec in specs:
+        for name, aim in _of_models(spec):
+            if name not in given:
+                names.setdefault(name, []).append(aim)
+    return names
+
+
 def names_of(spec: InstanceSpec) -> list[str]:
     """What clients may call it, the instance's own name first."""
-    return list(dict.fromkeys(name for name, _ in _served(spec)))
+    return list(dict.fromkeys(name for name, _ in (*_served(spec), *_of_models(spec))))
 
 
 def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -90,10 +102,9 @@ def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict
 
 
 def _served(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What an instance is called: its name, its aliases and its model, or the models it holds."""
+    """What an instance is called itself: its name and its aliases. One that holds several models
+    serves nothing by its own name."""
     if spec.holds is not None:
-        for model in spec.holds.models:
-            yield _shown(model.name), {"target": spec.name, "model": model.name}
         return
     aim = {"target": spec.name}
     yield spec.name, aim
@@ -102,9 +113,17 @@ def _served(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     for alias in _after(spec.command.argv, "--alias", "-a").split(","):
         if alias.strip():
             yield alias.strip(), aim
+
+
+def _of_models(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What its model is called, or each of those that it holds."""
+    if spec.holds is not None:
+        for model in spec.holds.models:
+            yield _shown(model.name), {"target": spec.name, "model": model.name}
+        return
     name = spec.model.rpartition("/")[2].removesuffix(SUFFIX)
     if name:
-        yield name, aim
+        yield name, {"target": spec.name}
 
 
 def _shown(tag: str) -> str:

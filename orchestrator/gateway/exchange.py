@@ -245,7 +245,6 @@ class Exchanges:
         asked: Asked | None,
     ) -> None:
         if call.begun and not early.fits(head):
-            call.record.target = target.name
             await early.fail_as_told(inbound, call, outbound, head, target.name)
             return
         reply = Reply(inbound, call, head, target, asked)

@@ -33,14 +33,11 @@ class Reply:
         self._inbound, self._call, self._head, self._target = inbound, call, head, target
         self._loop = asyncio.get_running_loop()
         self._say = self._say_of(asked) if asked is not None else None
-        self._begun = False
-        self._chunked = False
+        self._begun = call.begun
+        self._chunked = call.begun and call.request.chunked_is_known
         self._tail = b""
         call.record.target, call.record.status = target.name, head.status
-        if call.begun:
-            # It has begun as a stream while nobody served it.
-            self._begun, self._chunked = True, call.request.chunked_is_known
-        elif self._say is None:
+        if self._say is None and not self._begun:
             self._begin()
 
     def write(self, piece: bytes) -> None:
