@@ -7,7 +7,7 @@ import contextlib
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -108,9 +108,8 @@ class Inbound(asyncio.Protocol):
     # --- the transport ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_AHEAD)
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_AHEAD)
         self.peer = str((transport.get_extra_info("peername") or [""])[0])
         if not self._clients.admit(self):
             message, hint = "there are too many connections", "try again later"
