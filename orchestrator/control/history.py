@@ -16,6 +16,7 @@ from orchestrator.control.guard import going_on
 from orchestrator.control.overview import processes
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.report import Usage
+from orchestrator.core.successor import is_aside
 from orchestrator.runtime.beat import until_beat
 from orchestrator.runtime.usage import UsageMeter
 
@@ -48,7 +49,7 @@ class History:
         """Take one. `now` is wall time: a chart shows it to people."""
         ours, theirs = processes(self._reconciler.observed.values())
         usage = self._meter.read(ours, theirs) if ours or theirs else {}
-        self._samples.append((now, usage))
+        self._samples.append((now, {n: took for n, took in usage.items() if not is_aside(n)}))
 
     def document(self) -> dict[str, Any]:
         """As the API shows it: a list of instants, and as many values, None where unknown."""

@@ -19,6 +19,7 @@ from orchestrator.core.fields import (
     Port,
     PositiveDuration,
     PriorityWord,
+    Replacing,
     RestartLimit,
     Size,
     Text,
@@ -130,6 +131,11 @@ class UpdateConfig(Block):
         default=None,
         description="What becomes of a change that does not come up: rollback to what was ready "
         "before, or keep. Default rollback.",
+    )
+    strategy: Replacing | None = Field(
+        default=None,
+        description="stop-first, or start-first: the new process becomes ready on another port "
+        "before the old one ends. Only llama-server with port: auto. Default stop-first.",
     )
 
 
