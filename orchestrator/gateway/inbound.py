@@ -159,7 +159,7 @@ class Inbound(asyncio.Protocol):
     def _begin(self) -> None:
         self._target = b""
         self._headers: Headers = []
-        self._head = 0
+        self._asked: Request | None = None
         self._headed = False
         self._body: bytes | bytearray = b""
         self._size = 0
@@ -171,25 +171,22 @@ class Inbound(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._counts(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._headed or self._closing:
             # What comes behind a body is for nobody.
             return
         self._headers.append((name.lower(), value))
-        self._counts(len(name) + len(value))
-
-    def _counts(self, size: int) -> None:
-        self._head += size
-        if self._head > MAX_HEAD or len(self._headers) > MAX_HEADERS:
-            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         if self._closing:
             return
         self._headed = True
-        request = self._request(b"")
+        size = len(self._target) + sum(len(name) + len(value) for name, value in self._headers)
+        if size > MAX_HEAD or len(self._headers) > MAX_HEADERS:
+            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
+            return
+        request = self._request()
         if self._parser.should_upgrade() and not _insists(request):
             # It would rather speak otherwise, as clients of Java would, and need not.
             self._as_it_is = without_offer(request)
@@ -197,6 +194,7 @@ class Inbound(asyncio.Protocol):
         if refusal := self._front.refusal(request):
             self._refuse_with(refusal)
             return
+        self._asked = request
         length = request.header(b"content-length")
         if length:
             self._expect(int(length))
@@ -222,9 +220,10 @@ class Inbound(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        if self._closing or self._as_it_is:
+        if self._closing or self._as_it_is or self._asked is None:
             return
-        request = self._request(bytes(self._body))
+        request = self._asked
+        request.body = bytes(self._body)
         self._begin()
         self._arrived = 0
         if len(self._waiting) >= PIPELINED:
@@ -234,13 +233,14 @@ class Inbound(asyncio.Protocol):
         if self._task is None:
             self._task = self._loop.create_task(self._work())
 
-    def _request(self, body: bytes) -> Request:
+    def _request(self) -> Request:
+        """What its head says."""
         modern = self._parser.get_http_version() != "1.0"
         return Request(
             self._parser.get_method(),
             self._target,
             self._headers,
-            body,
+            b"",
             # A client of HTTP/1.0 would have to be told that its connection is kept.
             modern and self._parser.should_keep_alive(),
             modern,
@@ -301,7 +301,7 @@ class Inbound(asyncio.Protocol):
         self._clients.held -= size
 
     def _refuse(self, status: int, code: str, message: str, hint: str = "") -> None:
-        protocol = answers.protocol_of(self._request(b""))
+        protocol = answers.protocol_of(self._request())
         self._refuse_with(answers.error(protocol, status, code, message, hint))
 
     def _refuse_with(self, answer: bytes) -> None:

@@ -14,8 +14,9 @@ import httptools
 
 from orchestrator.gateway.message import Headers
 
-KEPT = 2
-"""Idle connections that are kept to one address. An engine gives each a thread of its own."""
+KEPT = 4
+"""Idle connections that are kept to one address. An engine gives each a thread of its own, of which
+it has some more than slots."""
 
 KEPT_FOR = 2.0
 """Seconds: less than the 5 s after which llama-server closes an idle one."""
