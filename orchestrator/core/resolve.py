@@ -238,8 +238,8 @@ class _Instance:
             demand=placed.demand,
             gpus=placed.gpus,
             alternate=self._alternate(spec, engine, placed.request),
-            on_demand=self._on_demand(config),
             facts=facts_of(model, sees=mmproj is not None),
+            on_demand=self._on_demand(config),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:

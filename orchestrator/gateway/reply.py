@@ -33,11 +33,14 @@ class Reply:
         self._inbound, self._call, self._head, self._target = inbound, call, head, target
         self._loop = asyncio.get_running_loop()
         self._say = self._say_of(asked) if asked is not None else None
-        self._begun = call.begun
-        self._chunked = call.begun and call.request.chunked_is_known
+        self._begun = False
+        self._chunked = False
         self._tail = b""
         call.record.target, call.record.status = target.name, head.status
         self._unsent = b""
+        if call.begun:
+            # It has begun as a stream while nobody served it.
+            self._begun, self._chunked = True, call.request.chunked_is_known
 
     def begin(self) -> None:
         """No more of it is there for now: what is there is sent, at the least its head."""

@@ -96,6 +96,7 @@ class Seat:
     since: float
     """When it was taken."""
     light: bool = False
+    """It is only looked at, which is no use of it."""
 
 
 @dataclass(slots=True)
@@ -135,8 +136,7 @@ class Room:
         key: Key | None = None,
     ) -> Seat:
         """A seat at one of what is wanted, now or when one is free; alike `key`s go to the same.
-        `light`: it only asks how the target is, so it waits for no slot, wakes nothing, and is no
-        use of it.
+        `light`: it only asks how the target is, so it waits for no slot, and starts nothing.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
