@@ -1,4 +1,4 @@
-"""`replicas:` and the rest of what a gateway's profile may say: what it means, and what is wrong."""
+"""`replicas:` and the rest of a profile with a gateway: what it means, and what is wrong."""
 
 from __future__ import annotations
 
