@@ -67,7 +67,7 @@ def _watched(*args: Any) -> Any:
         name=args[0],
         start_id=args[1],
         process=args[2],
-        spec=args[4],
+        spec=lambda: args[4](args[0]),
         was_ready=args[5],
         ready=asyncio.Event(),
         retuned=asyncio.Event(),
