@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -60,13 +59,44 @@ class Answers(Protocol):
 class Inbound(asyncio.Protocol):
     """One of `clients`; what it asks is answered by `front`."""
 
+    # There are thousands of them.
+    __slots__ = (
+        "_arrived",
+        "_as_it_is",
+        "_asked",
+        "_bodiless",
+        "_body",
+        "_clients",
+        "_closing",
+        "_front",
+        "_full_since",
+        "_headed",
+        "_headers",
+        "_held",
+        "_last",
+        "_loop",
+        "_parser",
+        "_reading",
+        "_retired",
+        "_silent",
+        "_since",
+        "_size",
+        "_target",
+        "_task",
+        "_transport",
+        "_waiting",
+        "_writable",
+        "on_writable",
+        "peer",
+    )
+
     def __init__(self, front: Answers, clients: Clients) -> None:
         self._front = front
         self._clients = clients
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request] = deque()
+        self._parser: httptools.HttpRequestParser | None = None
+        self._waiting: list[Request] = []
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._retired = False
@@ -77,6 +107,7 @@ class Inbound(asyncio.Protocol):
         self._full_since = 0.0
         self._held = 0
         self._silent = True
+        self._reading = False
         self._bodiless = False
         self.on_writable: Callable[[], None] = _nothing
         self.peer = ""
@@ -141,6 +172,8 @@ class Inbound(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._arrived += len(data)
         while data and not self._closing:
+            if self._parser is None:
+                self._parser = httptools.HttpRequestParser(self)
             try:
                 self._parser.feed_data(data)
                 break
@@ -166,6 +199,7 @@ class Inbound(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._begin()
+        self._reading = True
         if self._task is None:
             self._since = self._loop.time()
 
@@ -187,6 +221,7 @@ class Inbound(asyncio.Protocol):
             self._refuse(431, "too-large", _HEAD_TOO_LARGE)
             return
         request = self._request()
+        assert self._parser is not None
         if self._parser.should_upgrade() and not _insists(request):
             # It would rather speak otherwise, as clients of Java would, and need not.
             self._as_it_is = without_offer(request)
@@ -222,6 +257,7 @@ class Inbound(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._closing or self._as_it_is or self._asked is None:
             return
+        self._reading = False
         request = self._asked
         request.body = bytes(self._body)
         self._begin()
@@ -235,6 +271,7 @@ class Inbound(asyncio.Protocol):
 
     def _request(self) -> Request:
         """What its head says."""
+        assert self._parser is not None
         modern = self._parser.get_http_version() != "1.0"
         return Request(
             self._parser.get_method(),
@@ -260,8 +297,8 @@ class Inbound(asyncio.Protocol):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                request = self._waiting.popleft()
-                await self._one(request)
+                request = self._waiting.pop(0)
+                await self._answer(request)
                 if not request.keep_alive or self._retired:
                     self._closing = True
                     self.close()
@@ -274,8 +311,12 @@ class Inbound(asyncio.Protocol):
         if self._last:
             self._part()
 
-    async def _one(self, request: Request) -> None:
+    async def _answer(self, request: Request) -> None:
         self._silent, self._bodiless = True, request.method == b"HEAD"
+        size = len(request.body)
+        if not self._reading:
+            # An answer may take hours, and a parser is a third of what a connection takes.
+            self._parser = None
         try:
             await self._front.answer(self, request)
         except asyncio.CancelledError:
@@ -293,7 +334,7 @@ class Inbound(asyncio.Protocol):
             message = f"the gateway has a bug: {error!r}"
             self.say(answers.error(answers.protocol_of(request), 500, "bug", message))
         finally:
-            self._release(len(request.body))
+            self._release(size)
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)

@@ -56,6 +56,26 @@ class Head:
 class Outbound(asyncio.Protocol):
     """One connection. Between `ask` and the end of the answer it belongs to one exchange."""
 
+    # There are thousands of them.
+    __slots__ = (
+        "_begun",
+        "_bodiless",
+        "_busy",
+        "_early",
+        "_end",
+        "_framed",
+        "_head",
+        "_headers",
+        "_loop",
+        "_on_body",
+        "_parser",
+        "_transport",
+        "_unheeded",
+        "idle_since",
+        "reusable",
+        "used",
+    )
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -70,6 +90,7 @@ class Outbound(asyncio.Protocol):
         self._early: list[bytes] = []
         self._busy = False
         self._bodiless = False
+        self._framed = False
         self._unheeded = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -152,14 +173,10 @@ class Outbound(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._busy and self._head.done() and exc is None and not self._framed():
+        if self._busy and self._head.done() and exc is None and not self._framed:
             # Without a length, the end of the connection is the end of the answer.
             self._done()
         self._fail(LostError("the connection was closed"))
-
-    def _framed(self) -> bool:
-        names = {name for name, _ in self._headers}
-        return b"content-length" in names or b"transfer-encoding" in names
 
     def _fail(self, error: LostError) -> None:
         self._busy = False
@@ -183,7 +200,10 @@ class Outbound(asyncio.Protocol):
         if 100 <= status < 200:
             self._headers = []
         elif self._busy and not self._head.done():
+            names = {name for name, _ in self._headers}
+            self._framed = b"content-length" in names or b"transfer-encoding" in names
             self._head.set_result(Head(status, self._headers))
+            self._headers = []
             if self._bodiless:
                 self._done()
 
