@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import cast
 
 import httptools
 
+from orchestrator.core.origin import is_address
 from orchestrator.gateway.message import Headers
 
 KEPT = 4
@@ -253,8 +255,7 @@ class Pool:
             kept.close()
         try:
             async with asyncio.timeout(CONNECT):
-                context = (_checked() if verified else _unchecked()) if tls else None
-                _, made = await loop.create_connection(Outbound, *address, ssl=context)
+                made = await _connected(address, tls=tls, verified=verified)
         except (OSError, TimeoutError, ssl.SSLError) as error:
             why = str(error) or "not in time"
             message = f"nothing answers at {address[0]}:{address[1]}: {why}"
@@ -277,6 +278,27 @@ class Pool:
             for one in idle:
                 one.close()
         self._idle.clear()
+
+
+async def _connected(address: Address, *, tls: bool, verified: bool) -> Outbound:
+    loop = asyncio.get_running_loop()
+    if tls or not _is_address(address[0]):
+        context = (_checked() if verified else _unchecked()) if tls else None
+        return (await loop.create_connection(Outbound, *address, ssl=context))[1]
+    # The shorter way to the same: nothing is to be looked up, and on this machine it takes no time.
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, address)
+        return (await loop.create_connection(Outbound, sock=sock))[1]
+    except BaseException:
+        sock.close()
+        raise
+
+
+@cache
+def _is_address(host: str) -> bool:
+    return is_address(host)
 
 
 @cache
