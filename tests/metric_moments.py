@@ -11,6 +11,7 @@ from orchestrator.control.tally import Tally
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import Event, EventType
+from orchestrator.core.figures import Figures, NameFigures
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import Plan
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
@@ -112,6 +113,8 @@ def moment_of(observed: Observed) -> Moment:
         warnings=["a disk is full"],
     )
     rooms = {HOST: Room(16 << 30, 8 << 30), 0: Room(24 << 30, 20 << 30)}
+    counts = {name: NameFigures(requests=9, fallbacks=2) for name in observed}
+    document["gateway"] = {"requests": Figures(names=counts).whole()}
     return Moment(
         document=document,
         observed=observed,

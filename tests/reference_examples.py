@@ -45,7 +45,9 @@ def documents() -> Iterator[str]:
         same(model, text.MODEL, "keys of a model")
     same(requests := InstanceFigures().model_dump(), text.REQUESTS, "keys of requests")
     yield "`requests` of an instance; those of the gateway are all of them, with the number of "
-    yield "answers by status:\n"
+    yield "answers by status (`statuses`), of requests by the name of a token (`clients`), and for "
+    yield "each name that was asked for (`names`) the `requests`, the `fallbacks` that served one, "
+    yield "and the share of these among the last (`recent`):\n"
     yield json_block({"requests": requests})
     yield table(("key", "means"), pairs(text.REQUESTS))
     yield "`models` of an Ollama instance:\n"

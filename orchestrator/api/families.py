@@ -129,6 +129,9 @@ def filled(sheet: Sheet, moment: Moment) -> Iterator[None]:
     """Put all but what engines say onto the sheet, in small steps."""
     _put_whole(sheet, moment)
     _put_rooms(sheet, moment.budget)
+    gateway = moment.document["gateway"]
+    if gateway is not None and gateway["requests"] is not None:
+        _put_gateway(sheet, gateway["requests"])
     for row in moment.document["instances"]:
         yield
         _put_instance(sheet, row)
@@ -152,6 +155,12 @@ def _put_whole(sheet: Sheet, moment: Moment) -> None:
         sheet.put("orchestrate_events_total", count, kind.value)
     sheet.put_spread("orchestrate_reconcile_seconds", tally.passes)
     sheet.put_spread("orchestrate_convergence_seconds", tally.convergences)
+
+
+def _put_gateway(sheet: Sheet, requests: Mapping[str, Any]) -> None:
+    for name, counts in requests["names"].items():
+        sheet.put("orchestrate_gateway_requests_total", counts["requests"], name)
+        sheet.put("orchestrate_gateway_fallbacks_total", counts["fallbacks"], name)
 
 
 def _put_rooms(sheet: Sheet, budget: Budget | None) -> None:

@@ -26,6 +26,7 @@ _MODEL = ("instance", "model")
 _PROFILE = ("profile", "file")
 _RELAY = "asked for with `?relay=1`"
 _ALIVE = "while its processes are seen"
+_GATEWAY = "while there is a gateway, for names that were asked for"
 _PULL = "while it is pulled or built"
 
 TABLE: dict[str, Meaning] = {
@@ -136,6 +137,15 @@ TABLE: dict[str, Meaning] = {
     ),
     "orchestrate_instance_model_size_bytes": Meaning(
         "gauge", "Bytes of a model on its way, as far as they are known", _MODEL, optional=_PULL
+    ),
+    "orchestrate_gateway_requests_total": Meaning(
+        "counter",
+        "Requests for a name that clients may ask the gateway for",
+        ("model",),
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_fallbacks_total": Meaning(
+        "counter", "Those of them that a fallback has served", ("model",), optional=_GATEWAY
     ),
     "orchestrate_relay_up": Meaning(
         "gauge", "1 where the engine answered for its own metrics", _INSTANCE, optional=_RELAY

@@ -56,6 +56,8 @@ class Figures(_Told):
         return {
             "in_flight": sum(row.in_flight for row in rows),
             "waiting": sum(row.waiting for row in rows),
+            "names": {name: one.model_dump() for name, one in self.names.items()},
+            "clients": self.clients,
             "statuses": self.statuses,
             "fallbacks": self.fallbacks,
             "retries": self.retries,

@@ -193,6 +193,7 @@ class _Instance:
         placed = self._placing(effective).llama_server(engine.launch, request, model)
         launch = placed.launch
         self.issues += (*launch.issues, *placed.issues)
+        wanted = on_demand(config, self._loaded.config.defaults.llama_server)
         if launch.command is None or launch.endpoint is None:
             return None
         if model is None:
@@ -203,7 +204,7 @@ class _Instance:
                 spec,
                 model=config.model,
                 awaits=self._awaits,
-                on_demand=on_demand(config, self._loaded.config.defaults.llama_server),
+                on_demand=wanted,
             )
         odd = next((word for word in launch.command.argv if not is_utf8(word)), None)
         if odd is not None:
@@ -225,7 +226,7 @@ class _Instance:
             gpus=placed.gpus,
             alternate=alternate(spec, engine, placed.request, self._around.ports),
             facts=facts_of(model, sees=mmproj is not None),
-            on_demand=on_demand(config, self._loaded.config.defaults.llama_server),
+            on_demand=wanted,
         )
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:
