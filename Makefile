@@ -75,6 +75,7 @@ bench: engines ## Our figures against the shell floor, in one run; a missed budg
 	-@$(BIN)/python benchmarks/dashboard.py
 	-@$(BIN)/python benchmarks/ollama.py
 	-@$(BIN)/python benchmarks/verify.py
+	-@$(BIN)/python benchmarks/gateway.py
 	-@$(BIN)/python benchmarks/memory.py
 	-@$(BIN)/python benchmarks/soak.py
 

@@ -55,6 +55,11 @@ class Call:
     light: bool = False
     """It only asks how an instance is, and need not wait for one that is busy."""
 
+    def forget(self) -> None:
+        """Its answer has begun: it will not be sent any more."""
+        self.request.forget()
+        self.body = None
+
     @property
     def repeatable(self) -> bool:
         """Whether it does no harm to send it once more: it asks for an answer, not for a deed."""

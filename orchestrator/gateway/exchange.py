@@ -46,6 +46,9 @@ LONGEST = 60.0
 """Seconds that a client is told to wait at most."""
 
 
+_NEVER: frozenset[str] = frozenset()
+
+
 class _NextError(Exception):
     """This leg has failed for `reason`; the answer says how, in case there is no other."""
 
@@ -83,20 +86,17 @@ class Exchanges:
 
     async def serve(self, inbound: Inbound, call: Call) -> None:
         """Write the answer, whatever it is."""
-        try:
-            await self._serve(inbound, call)
-        except AskError as error:
-            wrong = _NextError("failing", 400, "bad-request", error.message, error.hint)
-            self._refuse(inbound, call, [wrong])
-
-    async def _serve(self, inbound: Inbound, call: Call) -> None:
         failures: list[_NextError] = []
-        routes = list(self._routes(call.route))
-        for at, route in enumerate(routes):
-            falls = call.route.on if at + 1 < len(routes) else frozenset[str]()
+        routes = tuple(self._routes(call.route))
+        for route in routes:
+            falls = call.route.on if route is not routes[-1] else _NEVER
             try:
                 await self._leg(inbound, call, _Leg(route, falls))
                 return
+            except AskError as error:
+                wrong = _NextError("failing", 400, "bad-request", error.message, error.hint)
+                failures = [wrong]
+                break
             except _NextError as error:
                 failures.append(error)
                 if error.reason not in falls:
@@ -257,17 +257,12 @@ class Exchanges:
         if call.begun and not early.fits(head):
             await early.fail_as_told(inbound, call, outbound, head, target.name)
             return
-        reply = Reply(inbound, call, head, target, asked)
-
-        def write(piece: bytes) -> None:
-            reply.write(piece)
-            if inbound.full:
-                outbound.pause()
-
+        reply = Reply(inbound, outbound, call, head, target, asked)
         inbound.on_writable = outbound.resume
         try:
-            end = outbound.relay(write)
+            end = outbound.relay(reply.write)
             reply.begin()
+            call.forget()
             await end
         except LostError as lost:
             call.record.lost = True

@@ -102,7 +102,9 @@ class Front:
         """Write the answer to one request that was let in."""
         record = self._record(request)
         try:
-            await self._answer(inbound, request, record)
+            call = self._answer(inbound, request, record)
+            if call is not None:
+                await self.exchanges.serve(inbound, call)
         except RefusedError as error:
             self._refuse(inbound, request, record, error.why)
         except asyncio.CancelledError:
@@ -120,7 +122,9 @@ class Front:
         record.marks = [(b"x-request-id", known_as.encode()), *self.door.marks(request)]
         return record
 
-    async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
+    def _answer(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
+        """Answer what is answered here; else what an instance is to be asked. Raises
+        `RefusedError`."""
         path = request.path
         looks = request.method in (b"GET", b"HEAD")
         if path in HEALTH:
@@ -134,7 +138,8 @@ class Front:
         elif looks and (said := self._list(request)) is not None:
             self._say(inbound, record, said)
         else:
-            await self._pass_on(inbound, request, record)
+            return self._call(inbound, request, record)
+        return None
 
     def _list(self, request: Request) -> Json | None:
         """What there is, or one of it, where that is what the path asks for."""
@@ -148,7 +153,7 @@ class Front:
             return listing.anthropic(table)
         return LISTS[path](table) if path in LISTS else None
 
-    async def _pass_on(self, inbound: Inbound, request: Request, record: Record) -> None:
+    def _call(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
         if request.header(b"upgrade").lower() == b"websocket":
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
@@ -163,10 +168,10 @@ class Front:
             if not all(only_ollama):
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said)
-                return
+                return None
             call.route = Route(call.route.name, call.route.aims)
         call.priority = visitor.priority
-        await self.exchanges.serve(inbound, call)
+        return call
 
     def _to_model(self, request: Request, record: Record) -> Call:
         """Whom it goes to by the model that it asks for."""

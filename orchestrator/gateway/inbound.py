@@ -5,23 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
-import httptools
-
 from orchestrator.gateway import answers
 from orchestrator.gateway.clients import Clients
-from orchestrator.gateway.message import Headers, Request, marked, without_offer
-
-MAX_HEAD = 64 << 10
-MAX_HEADERS = 128
-MAX_BODY = 64 << 20
-"""Bytes of a request: pictures and sounds travel in JSON."""
-
-PER_BYTE = 8
-"""Bytes that a byte of a body may take on its way, in chunks of one byte each."""
+from orchestrator.gateway.message import Request, marked
+from orchestrator.gateway.reading import Reading
 
 WRITE_AHEAD = 256 << 10
 """Bytes that wait for a slow client before its instance is made to wait."""
@@ -60,29 +50,49 @@ class Answers(Protocol):
 class Inbound(asyncio.Protocol):
     """One of `clients`; what it asks is answered by `front`."""
 
+    # There are thousands of them.
+    __slots__ = (
+        "_bodiless",
+        "_clients",
+        "_front",
+        "_full_since",
+        "_held",
+        "_last",
+        "_loop",
+        "_reading",
+        "_retired",
+        "_silent",
+        "_since",
+        "_task",
+        "_transport",
+        "_waiting",
+        "_writable",
+        "closing",
+        "on_writable",
+        "peer",
+    )
+
     def __init__(self, front: Answers, clients: Clients) -> None:
         self._front = front
         self._clients = clients
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request] = deque()
+        self._reading: Reading | None = None
+        self._waiting: list[Request] = []
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
         self._retired = False
         self._last = b""
-        self._as_it_is = b""
         self._writable: asyncio.Future[None] | None = None
         self._since = self._loop.time()
         self._full_since = 0.0
         self._held = 0
         self._silent = True
         self._bodiless = False
+        self.closing = False
+        """Nothing is read any more."""
         self.on_writable: Callable[[], None] = _nothing
         self.peer = ""
         """The client's address."""
-        self._begin()
-        self._arrived = 0
 
     @property
     def gone(self) -> bool:
@@ -101,9 +111,10 @@ class Inbound(asyncio.Protocol):
             self.abort()
 
     def _limit(self) -> float:
-        if self._closing:
+        if self.closing:
             return STALLS
-        return READS + self._arrived / SLOWEST if self._arrived else IDLE
+        arrived = self._reading.arrived if self._reading is not None else 0
+        return READS + arrived / SLOWEST if arrived else IDLE
 
     # --- the transport ---------------------------------------------------------------------
 
@@ -113,7 +124,7 @@ class Inbound(asyncio.Protocol):
         self.peer = str((transport.get_extra_info("peername") or [""])[0])
         if not self._clients.admit(self):
             message, hint = "there are too many connections", "try again later"
-            self._closing = True
+            self.closing = True
             self.say(answers.error("openai", 503, "overloaded", message, hint))
             self.close()
 
@@ -121,7 +132,7 @@ class Inbound(asyncio.Protocol):
         self._clients.leave(self)
         self._transport = None
         self._waiting.clear()
-        self._begin()
+        self._drop()
         self._release(self._held)
         self.resume_writing()
         if self._task is not None:
@@ -139,131 +150,62 @@ class Inbound(asyncio.Protocol):
         self.on_writable()
 
     def data_received(self, data: bytes) -> None:
-        self._arrived += len(data)
-        while data and not self._closing:
-            try:
-                self._parser.feed_data(data)
-                break
-            except httptools.HttpParserUpgrade as upgrade:
-                # The parser leaves the rest to whoever is to be spoken instead. Nobody is.
-                data = self._as_it_is + data[upgrade.args[0] :]
-                self._as_it_is = b""
-            except httptools.HttpParserError as error:
-                self._refuse(400, "bad-request", f"this is no HTTP/1.1 request: {error}")
-        framing = self._arrived - self._size * (1 + PER_BYTE)
-        if framing > MAX_HEAD and not self._closing:
-            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
+        if self.closing:
+            return
+        if self._reading is None:
+            self._reading = Reading(self, self._clients)
+        self._reading.feed(data)
 
-    # --- the parser ------------------------------------------------------------------------
+    # --- what is read ----------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self._target = b""
-        self._headers: Headers = []
-        self._asked: Request | None = None
-        self._headed = False
-        self._body: bytes | bytearray = b""
-        self._size = 0
-
-    def on_message_begin(self) -> None:
-        self._begin()
+    def begun(self) -> None:
         if self._task is None:
             self._since = self._loop.time()
 
-    def on_url(self, url: bytes) -> None:
-        self._target += url
+    def refusal(self, request: Request) -> bytes | None:
+        return self._front.refusal(request)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._headed or self._closing:
-            # What comes behind a body is for nobody.
-            return
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        if self._closing:
-            return
-        self._headed = True
-        size = len(self._target) + sum(len(name) + len(value) for name, value in self._headers)
-        if size > MAX_HEAD or len(self._headers) > MAX_HEADERS:
-            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
-            return
-        request = self._request()
-        if self._parser.should_upgrade() and not _insists(request):
-            # It would rather speak otherwise, as clients of Java would, and need not.
-            self._as_it_is = without_offer(request)
-            return
-        if refusal := self._front.refusal(request):
-            self._refuse_with(refusal)
-            return
-        self._asked = request
-        length = request.header(b"content-length")
-        if length:
-            self._expect(int(length))
-        expects = request.header(b"expect").lower() == b"100-continue"
+    def go_on(self) -> None:
         # In the middle of another answer it cannot be said: the client goes on by itself.
-        if expects and not self._closing and self._task is None:
+        if self._task is None:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, body: bytes) -> None:
-        if self._closing:
-            return
-        self._expect(self._size + len(body))
-        if self._closing:
-            return
-        self._size += len(body)
-        self._held += len(body)
-        self._clients.held += len(body)
-        if not self._body:
-            self._body = body
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += body
-
-    def on_message_complete(self) -> None:
-        if self._closing or self._as_it_is or self._asked is None:
-            return
-        request = self._asked
-        request.body = bytes(self._body)
-        self._begin()
-        self._arrived = 0
+    def take(self, request: Request) -> None:
+        self._held += len(request.body)
         if len(self._waiting) >= PIPELINED:
-            self._refuse(429, "too-many-requests", "one request after the other, please")
+            protocol, message = answers.protocol_of(request), "one request after the other, please"
+            self.refuse(answers.error(protocol, 429, "too-many-requests", message))
             return
         self._waiting.append(request)
         if self._task is None:
             self._task = self._loop.create_task(self._work())
 
-    def _request(self) -> Request:
-        """What its head says."""
-        modern = self._parser.get_http_version() != "1.0"
-        return Request(
-            self._parser.get_method(),
-            self._target,
-            self._headers,
-            b"",
-            # A client of HTTP/1.0 would have to be told that its connection is kept.
-            modern and self._parser.should_keep_alive(),
-            modern,
-        )
+    def refuse(self, answer: bytes) -> None:
+        """What is wrong with the connection itself ends it, once what was asked is answered."""
+        if self.closing:
+            return
+        self.closing = True
+        self._last = marked(answer, [(b"connection", b"close")])
+        if self._reading is not None:
+            self._reading.give_up()
+        if self._task is None:
+            self._part()
 
-    def _expect(self, size: int) -> None:
-        """Refuse a body of so many bytes, if it is too large; there may be no room for it now."""
-        if size > MAX_BODY:
-            message = f"the request has more than {MAX_BODY:,} bytes"
-            self._refuse(413, "too-large", message)
-        elif self._clients.held + size - self._size > self._clients.most_held:
-            message = "the requests under way are too large together"
-            self._refuse(503, "overloaded", message, "try again later")
+    def _drop(self) -> None:
+        """What is there of a request is not needed, nor what has read it."""
+        if self._reading is not None:
+            self._reading.give_up()
+            self._reading = None
 
     # --- the answers -----------------------------------------------------------------------
 
     async def _work(self) -> None:
         try:
             while self._waiting:
-                request = self._waiting.popleft()
-                await self._one(request)
+                request = self._waiting.pop(0)
+                await self._answer(request)
                 if not request.keep_alive or self._retired:
-                    self._closing = True
+                    self.closing = True
                     self.close()
                     return
                 # An answer that is not taken is the last that waits.
@@ -274,8 +216,12 @@ class Inbound(asyncio.Protocol):
         if self._last:
             self._part()
 
-    async def _one(self, request: Request) -> None:
+    async def _answer(self, request: Request) -> None:
         self._silent, self._bodiless = True, request.method == b"HEAD"
+        size = len(request.body)
+        if self._reading is not None and self._reading.idle:
+            # An answer may take hours, and a parser is a third of what a connection takes.
+            self._reading = None
         try:
             await self._front.answer(self, request)
         except asyncio.CancelledError:
@@ -293,27 +239,12 @@ class Inbound(asyncio.Protocol):
             message = f"the gateway has a bug: {error!r}"
             self.say(answers.error(answers.protocol_of(request), 500, "bug", message))
         finally:
-            self._release(len(request.body))
+            self._release(size)
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)
         self._held -= size
         self._clients.held -= size
-
-    def _refuse(self, status: int, code: str, message: str, hint: str = "") -> None:
-        protocol = answers.protocol_of(self._request())
-        self._refuse_with(answers.error(protocol, status, code, message, hint))
-
-    def _refuse_with(self, answer: bytes) -> None:
-        """What is wrong with the connection itself ends it, once what was asked is answered."""
-        if self._closing:
-            return
-        self._closing = True
-        self._last = marked(answer, [(b"connection", b"close")])
-        self._release(self._size)
-        self._begin()
-        if self._task is None:
-            self._part()
 
     def _part(self) -> None:
         """Say the last word, and let the client read it."""
@@ -346,7 +277,7 @@ class Inbound(asyncio.Protocol):
         """Take no request any more, and wait for the answer to what is under way."""
         self._retired = True
         if self._task is None:
-            self._closing = True
+            self.closing = True
             self.close()
         else:
             await asyncio.wait({self._task})
@@ -373,14 +304,6 @@ class Inbound(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 self._transport.abort()
-
-
-def _insists(request: Request) -> bool:
-    """Whether another protocol is not offered, but needed."""
-    return request.method == b"CONNECT" or request.header(b"upgrade").lower() == b"websocket"
-
-
-_HEAD_TOO_LARGE = f"the head has more than {MAX_HEAD:,} bytes, or {MAX_HEADERS} headers"
 
 
 def _nothing() -> None:

@@ -35,6 +35,9 @@ and who may ask from which page was looked at already."""
 _USUAL = (b"keep-alive", b"close")
 """What `Connection` says, where it names no header that ends here."""
 
+REMEMBERED = 16 << 10
+"""Bytes of a body that are kept while it is answered, which may take hours."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -54,6 +57,11 @@ class Request:
     def __post_init__(self) -> None:
         self.path = self.target.partition(b"?")[0].decode("latin-1")
         self._first = dict(reversed(self.headers))
+
+    def forget(self) -> None:
+        """It is answered, and will not be sent any more: what is left of it is for the log."""
+        self.headers, self._first = [], {}
+        self.body = self.body[:REMEMBERED]
 
     def header(self, name: bytes) -> bytes:
         """The first of this name, in lower case; empty where there is none."""

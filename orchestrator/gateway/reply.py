@@ -12,7 +12,7 @@ from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
 from orchestrator.gateway.ollama_say import Asker, Say, say
-from orchestrator.gateway.outbound import Head
+from orchestrator.gateway.outbound import Head, Outbound
 from orchestrator.gateway.table import Target
 
 STREAMS = (b"text/event-stream", b"application/x-ndjson")
@@ -27,15 +27,38 @@ class Reply:
     """The answer of one target. As it is, its head goes first and its pieces as they come; said in
     other words, both go when there is something to say."""
 
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_chunked",
+        "_head",
+        "_inbound",
+        "_loop",
+        "_outbound",
+        "_say",
+        "_streams",
+        "_tail",
+        "_target",
+        "_unsent",
+    )
+
     def __init__(
-        self, inbound: Inbound, call: Call, head: Head, target: Target, asked: Asked | None
+        self,
+        inbound: Inbound,
+        outbound: Outbound,
+        call: Call,
+        head: Head,
+        target: Target,
+        asked: Asked | None,
     ) -> None:
-        self._inbound, self._call, self._head, self._target = inbound, call, head, target
+        self._inbound, self._outbound = inbound, outbound
+        self._call, self._head, self._target = call, head, target
         self._loop = asyncio.get_running_loop()
         self._say = self._say_of(asked) if asked is not None else None
         self._begun = False
         self._chunked = False
         self._tail = b""
+        self._streams = _is_stream(head)
         call.record.target, call.record.status = target.name, head.status
         self._unsent = b""
         if call.begun:
@@ -49,10 +72,12 @@ class Reply:
         self._flush()
 
     def write(self, piece: bytes) -> None:
-        """A piece of the instance's answer has come."""
+        """A piece of the instance's answer has come. It waits where the client does not take it."""
         if self._call.record.first_byte is None:
             self._call.record.first_byte = self._loop.time()
         self._send(piece if self._say is None else self._say.feed(piece))
+        if self._inbound.full:
+            self._outbound.pause()
 
     def end(self) -> None:
         """It was the last."""
@@ -65,17 +90,13 @@ class Reply:
         if self._say is not None:
             self._send(self._say.broken(message))
             self._finish()
-        elif self._is_stream():
+        elif self._streams:
             # What was cut off in the middle of a line must not become one with what follows.
             gap = b"" if self._tail.endswith(b"\n") or not self._tail else b"\n\n"
             self._send(gap + answers.error_event(self._call.protocol, message))
             self._finish()
         else:
             self._inbound.abort()
-
-    def _is_stream(self) -> bool:
-        kind = self._head.header(b"content-type").partition(b";")[0].strip()
-        return kind in STREAMS and not self._head.header(b"content-length")
 
     def _say_of(self, asked: Asked) -> Say:
         record, loop = self._call.record, self._loop
@@ -103,6 +124,8 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
+        # Of what the instance has said, nothing is needed any more.
+        self._head.headers = []
         self._unsent = head_bytes(status, headers + self._framing(length))
 
     def _framing(self, length: bytes) -> Headers:
@@ -144,3 +167,8 @@ class Reply:
         self._flush()
         if self._chunked:
             self._inbound.write(b"0\r\n\r\n")
+
+
+def _is_stream(head: Head) -> bool:
+    kind = head.header(b"content-type").partition(b";")[0].strip()
+    return kind in STREAMS and not head.header(b"content-length")

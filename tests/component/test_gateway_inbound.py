@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from orchestrator.gateway import inbound
+from orchestrator.gateway import inbound, reading
 from orchestrator.gateway.clients import most_connections
 from tests.served_gateway import OK, Gateway, chat, echo, get, post, run, until
 
@@ -98,7 +98,7 @@ def test_a_head_has_bounds(sent: bytes) -> None:
 
 
 def test_a_body_has_bounds_and_the_client_can_read_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbound, "MAX_BODY", 1_000_000)
+    monkeypatch.setattr(reading, "MAX_BODY", 1_000_000)
 
     async def story(gateway: Gateway) -> None:
         await gateway.serve("a", OK)
