@@ -14,7 +14,7 @@ from uuid import uuid4
 from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
-from orchestrator.core.figures import Figures
+from orchestrator.core.figures import Figures, NameFigures
 from orchestrator.core.spec import GATEWAY
 
 
@@ -41,8 +41,16 @@ class Traffic:
         of it."""
         if not self._followers:
             return {}
-        rows = {name: one.model_dump() for name, one in self._figures.instances.items()}
-        return {**rows, GATEWAY: self._figures.whole()}
+        rows = {name: one.row() for name, one in self._figures.instances.items()}
+        return {**rows, GATEWAY: self._figures.whole.row()}
+
+    def names(self) -> list[dict[str, Any]]:
+        """The names that clients may ask for: who serves each, and how often it was asked for."""
+        said = self._figures.names
+        return [
+            {**row, **said.get(row["name"], NameFigures()).model_dump()}
+            for row in served.names_shown(self.table())
+        ]
 
     def table(self) -> dict[str, Any]:
         """What the gateway is to know now; `number` rises with every change."""

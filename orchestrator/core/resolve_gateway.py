@@ -61,7 +61,13 @@ def resolve_gateway(
         readiness=Readiness(path="/health"),
         liveness=Liveness(),
         restart=RestartPolicy(policy="always"),
-        gateway=GatewaySpec(_routes(config), config.queue.size, config.queue.deadline),
+        gateway=GatewaySpec(
+            _routes(config),
+            config.queue.size,
+            config.queue.deadline,
+            log=config.log.requests,
+            content=config.log.content,
+        ),
     )
 
 

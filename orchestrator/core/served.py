@@ -6,7 +6,7 @@ the keys of protected instances, so it goes over the control socket alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
@@ -34,6 +34,8 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     return {
         "waiting": gateway.waiting,
         "patience": gateway.patience,
+        "log": gateway.log,
+        "content": gateway.content,
         "targets": [_target(spec, observed.get(spec.name), plan) for spec in specs],
         "names": rows,
     }
@@ -42,6 +44,20 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
 def names_of(spec: InstanceSpec) -> list[str]:
     """What clients may call it, the instance's own name first."""
     return list(dict.fromkeys(name for name, _ in _served(spec)))
+
+
+def names_shown(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What there is of a table to be shown to everybody: each name, the instances that serve it,
+    which of them do so now, and what it falls back to."""
+    phases = {target["name"]: target["phase"] for target in table["targets"]}
+    rows: list[dict[str, Any]] = []
+    for row in table["names"]:
+        names = list(dict.fromkeys(aim["target"] for aim in row["aims"]))
+        ready = [name for name in names if phases.get(name) == "ready"]
+        fallback = list(row.get("fallback", ()))
+        shown = {"instances": names, "ready": ready, "fallback": fallback}
+        rows.append({"name": row["name"], **shown})
+    return rows
 
 
 def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -273,11 +273,13 @@ class RouteSpec:
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds."""
+    many seconds; which of them are logged, and whether with what was asked."""
 
     routes: tuple[RouteSpec, ...] = ()
     waiting: int = 256
     patience: float = 30.0
+    log: str = "all"
+    content: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
-from orchestrator.gateway.access_log import line_of
-from orchestrator.gateway.exchange import Exchanges, Record
+from orchestrator.gateway.access_log import AccessLog
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Table, Target
 
@@ -32,6 +33,9 @@ SWEEP = 5.0
 
 REPORT = 0.5
 """Seconds between two reports of what is under way."""
+
+REST = 10.0
+"""Seconds between two reports while nothing was for a while, but shares still change."""
 
 DRAIN = 10.0
 """Seconds that requests under way get when the gateway is told to end."""
@@ -51,12 +55,14 @@ def main() -> None:
 
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
-    room, figures, clients = Room(), Figures(), set[Inbound]()
+    room, figures, log, clients = Room(), Figures(), AccessLog(), set[Inbound]()
     known, stirred = asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
+        log.requests = body.get("log", log.requests)
+        log.content = body.get("content", log.content)
         room.update(table)
         known.set()
         stirred.set()
@@ -69,9 +75,15 @@ async def _run(host: str, port: int) -> None:
 
     room.on_leave = left
 
+    def begun(record: Record) -> None:
+        if not figures.lively:
+            stirred.set()
+        figures.begin(record)
+
     def told(record: Record, request: Request) -> None:
-        figures.add(record, loop.time())
-        link.log(line_of(record, request, now=loop.time()))
+        now = loop.time()
+        figures.add(record, now)
+        log.put(record, request, now)
 
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +95,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, os.environ.get(GATEWAY_TOKEN, ""))
+    front = Front(room, Exchanges(room), begun, told, os.environ.get(GATEWAY_TOKEN, ""))
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )
@@ -102,6 +114,7 @@ async def _run(host: str, port: int) -> None:
             one.cancel()
         for client in list(clients):
             client.close()
+        log.flush()
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:
@@ -122,15 +135,17 @@ async def _sweep(clients: set[Inbound]) -> None:
 
 async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
     """Tell the daemon what is under way, whenever that has changed: twice a second, and at once
-    when it may wait for it (`stirred`)."""
+    when it may wait for it (`stirred`). While nothing happens, nobody wakes up for it."""
     before: dict[str, Any] = {}
+    loop = asyncio.get_running_loop()
     while True:
-        now = figures.as_json(room)
+        now = figures.as_json(room, loop.time())
         if now != before:
             before = now
             await link.tell(now)
+        pause = REPORT if figures.lively else REST if figures.settles else None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REPORT):
+            async with asyncio.timeout(pause):
                 await stirred.wait()
         stirred.clear()
 

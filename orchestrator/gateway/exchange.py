@@ -15,6 +15,7 @@ from orchestrator.gateway import answers
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, Request, head_bytes, request_bytes
 from orchestrator.gateway.outbound import Head, LostError, Outbound, Pool
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import (
     Choice,
     FullError,
@@ -33,24 +34,6 @@ TRY_OTHERS = frozenset({502, 503, 504})
 
 AGAIN_AFTER = 5
 """Seconds that a client is told to wait where nobody knows better."""
-
-
-@dataclass(slots=True)
-class Record:
-    """What the access log and the figures are made of; times are seconds of the loop's clock."""
-
-    began: float
-    id: str = ""
-    client: str = ""
-    model: str = ""
-    target: str = ""
-    status: int = 0
-    waited: float = 0.0
-    first_byte: float | None = None
-    sent: int = 0
-    fallbacks: int = 0
-    retries: int = 0
-    lost: bool = False
 
 
 @dataclass(slots=True)
@@ -117,7 +100,7 @@ class Exchanges:
                     return
             finally:
                 self.room.leave(seat)
-            call.record.retries += 1
+            call.record.retried.append(seat.target.name)
         raise _NextError(502, "lost", f"{leg.name} has broken off {ATTEMPTS} times")
 
     async def _seat(self, call: Call, leg: Route, *, more: bool) -> Seat:
@@ -226,6 +209,9 @@ class Exchanges:
             (b"x-orchestrate-instance", target.name.encode()),
             (b"x-request-id", record.id.encode()),
         ]
+        flow = record.watch(
+            call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
+        )
         framing, chunked = _framing(call, head)
         inbound.write(head_bytes(head.status, [*headers, *framing]))
 
@@ -233,6 +219,7 @@ class Exchanges:
             if record.first_byte is None:
                 record.first_byte = loop.time()
             record.sent += len(piece)
+            flow.take(piece)
             if chunked:
                 inbound.write_many([b"%x\r\n" % len(piece), piece, b"\r\n"])
             else:
@@ -248,10 +235,7 @@ class Exchanges:
 
     def _break_off(self, inbound: Inbound, call: Call, head: Head, message: str) -> None:
         """The instance is gone in the middle: a stream is told, anything else is cut off."""
-        streamed = head.header(b"content-type").partition(b";")[0].strip()
-        if streamed in (b"text/event-stream", b"application/x-ndjson") and not head.header(
-            b"content-length"
-        ):
+        if call.record.streamed and not head.header(b"content-length"):
             event = answers.error_event(call.protocol, message)
             if call.request.chunked_is_known:
                 event = b"%x\r\n" % len(event) + event + b"\r\n0\r\n\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from urllib.parse import unquote
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, listing
-from orchestrator.gateway.exchange import Call, Exchanges, Record
+from orchestrator.gateway.exchange import Call, Exchanges
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request, document
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route
 
@@ -35,32 +37,34 @@ LISTS = {
 
 @dataclass(slots=True)
 class Front:
-    """Answers every request of every client. `told` is called with each when it is over."""
+    """Answers every request of every client. `begun` is called with each as it comes, `told` when
+    it is over."""
 
     room: Room
     exchanges: Exchanges
+    begun: Callable[[Record], None]
     told: Callable[[Record, Request], None]
     token: str = ""
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request."""
         loop = asyncio.get_running_loop()
-        given = request.header(b"x-request-id").decode("latin-1")[:128]
-        record = Record(loop.time(), given or secrets.token_hex(8), _client(inbound, request))
+        client, who = _client(inbound, request)
+        record = Record(loop.time(), _id(request.header(b"x-request-id")), client, who)
+        if request.path in HEALTH:
+            self._say(inbound, record, 200, {"status": "ok"})
+            return
+        self.begun(record)
         try:
             await self._answer(inbound, request, record)
         except asyncio.CancelledError:
-            record.status = record.status or 499
+            record.status, record.gone = record.status or 499, True
             raise
         finally:
-            if request.path not in HEALTH:
-                self.told(record, request)
+            self.told(record, request)
 
     async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
         path = request.path
-        if path in HEALTH:
-            self._say(inbound, record, 200, {"status": "ok"})
-            return
         if not self._may(request):
             hint = "send it as `Authorization: Bearer ...`, or as `x-api-key`"
             self._refuse(inbound, request, record, 401, "unauthorized", "no valid token", hint)
@@ -160,7 +164,18 @@ class Front:
         inbound.write(answers.error(protocol, status, code, message, hint, mark))
 
 
-def _client(inbound: Inbound, request: Request) -> str:
-    """Who is to be treated fairly: whoever says so, else who has the token, else the address."""
-    said = request.header(b"x-client-id") or request.header(b"authorization")
-    return said.decode("latin-1")[:200] if said else inbound.peer
+def _id(given: bytes) -> str:
+    """The client's own, where it can stand in a header and in a line; else one of ours."""
+    text = given.decode("latin-1")
+    return text if _SANE.fullmatch(text) else secrets.token_hex(8)
+
+
+_SANE = re.compile(r"[!-~]{1,128}")
+
+
+def _client(inbound: Inbound, request: Request) -> tuple[str, str]:
+    """Who is to be treated fairly: whoever says so, else who has the token, else the address; and
+    what of that may be shown."""
+    called = request.header(b"x-client-id").decode("latin-1")[:200]
+    token = request.header(b"authorization").decode("latin-1")[:200]
+    return called or token or inbound.peer, called or inbound.peer

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -60,9 +59,3 @@ async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
             await reader.read()
         finally:
             writer.close()
-
-
-def log(text: str) -> None:
-    """The gateway's output is its log, as that of any instance."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
