@@ -73,7 +73,9 @@ def _names(settings: Settings) -> list[str]:
     from orchestrator.cli.client import Client
 
     try:
-        return [one["name"] for one in Client(settings).get("/v1/status")["instances"]]
+        status = Client(settings).get("/v1/status")
+        rows = [*status["instances"], *filter(None, [status["gateway"]])]
+        return [one["name"] for one in rows]
     except NoDaemonError:
         from orchestrator.runtime.state import Store
 

@@ -17,7 +17,13 @@ from orchestrator.cli.completion import instance_names
 from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, print_json
-from orchestrator.cli.status_table import in_full, models_table, status_table, summary
+from orchestrator.cli.status_table import (
+    gateway_table,
+    in_full,
+    models_table,
+    status_table,
+    summary,
+)
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
@@ -31,7 +37,7 @@ def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bo
     """Show every instance: phase, port, process, memory, restarts, and what is wrong.
 
     The only one, or the one that is named, is shown with its models. Those that are named are
-    shown with the whole of their messages.
+    shown with the whole of their messages. `gateway` shows the names that clients may ask for.
     """
     settings = Settings.from_env(os.environ)
     if watch:
@@ -42,7 +48,7 @@ def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bo
     if as_json:
         print_json(document)
     else:
-        _print(document, named=bool(names))
+        _print(document, names)
     if document["daemon"] is None:
         raise click.exceptions.Exit(NoDaemonError.exit_code)
     if check and not document["converged"]:
@@ -67,8 +73,11 @@ def fetch(settings: Settings) -> dict[str, Any]:
 
 
 def only(document: dict[str, Any], names: Sequence[str]) -> None:
-    """Leave just the named instances. Raises `InputError` for one that is not there."""
+    """Leave just the named instances. Raises `InputError` for one that is not there; the gateway
+    may be named as well."""
     known = {one["name"] for one in document["instances"]}
+    if document["gateway"] is not None:
+        known.add(document["gateway"]["name"])
     for name in names:
         if name not in known:
             from orchestrator.core.problem import did_you_mean, listing
@@ -79,9 +88,13 @@ def only(document: dict[str, Any], names: Sequence[str]) -> None:
         document["instances"] = [one for one in document["instances"] if one["name"] in names]
 
 
-def _print(document: Mapping[str, Any], *, named: bool) -> None:
+def _print(document: Mapping[str, Any], names: Sequence[str]) -> None:
+    gateway = document["gateway"]
+    if gateway is not None and gateway["name"] in names:
+        for line in [*gateway_table(gateway), ""]:
+            click.echo(line)
     if document["instances"]:
-        more = in_full(document) if named else []
+        more = in_full(document) if names else []
         for line in [*status_table(document), *models_table(document), *more]:
             click.echo(line)
     for line in summary(document):
