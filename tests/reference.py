@@ -42,8 +42,8 @@ from tests.reference_text import same  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 COMPLETION = "ORCHESTRATE_COMPLETE"
-OURS_ALONE = {"ORCHESTRATE_OWNER", COMPLETION}
-"""Variables that are no setting: marks."""
+OURS_ALONE = {"ORCHESTRATE_GATEWAY_TOKEN", "ORCHESTRATE_OWNER", COMPLETION}
+"""Variables that are no setting: marks, and what the gateway is handed."""
 
 
 def page() -> str:
@@ -109,6 +109,10 @@ def _blocks(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, 
     known = schema["definitions"]
     yield "The file", "", schema
     yield "`catalog:`", "catalog.", known["CatalogConfig"]
+    yield "`gateway:`", "gateway.", known["GatewayConfig"]
+    yield "`queue:` of the gateway", "gateway.queue.", known["QueueConfig"]
+    yield "Each of `routes:` of the gateway", "gateway.routes.*.", known["RouteConfig"]
+    yield "Each of `to:` of a route", "gateway.routes.*.to[].", known["AimConfig"]
     yield "`defaults:`", "defaults.", known["Defaults"]
     llama_server, ollama = known["LlamaServerConfig"], known["OllamaConfig"]
     both, first, second = _split(llama_server, ollama)

@@ -10,6 +10,7 @@ from orchestrator.cli.finding import Finding
 from orchestrator.core.catalog import Metadata, Model, model_json
 from orchestrator.core.drift import Drift
 from orchestrator.core.event import Event, EventType
+from orchestrator.core.figures import InstanceFigures
 from orchestrator.core.plan import Action, Convergence, Plan, Verb
 from orchestrator.core.problem import Place, Problem
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
@@ -41,6 +42,11 @@ def documents() -> Iterator[str]:
     models = models_example()
     for model in models:
         same(model, text.MODEL, "keys of a model")
+    same(requests := InstanceFigures().model_dump(), text.REQUESTS, "keys of requests")
+    yield "`requests` of an instance; those of the gateway are all of them, with the number of "
+    yield "answers by status:\n"
+    yield json_block({"requests": requests})
+    yield table(("key", "means"), pairs(text.REQUESTS))
     yield "`models` of an Ollama instance:\n"
     yield json_block({"models": models})
     yield table(("key", "means"), pairs(text.MODEL))

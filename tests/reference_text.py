@@ -256,9 +256,20 @@ STATUS = {
     "settled": "nothing is on its way: what is not ready now needs a change, or time",
     "missing": "for each instance that is not ready as declared, why",
     "warnings": "what people should know, such as a full disk",
+    "gateway": "the row of the gateway, with the keys of an instance; null where none is declared",
     "instances": "one for each, declared ones first",
     "applied": "which of this daemon's applied sets all this is about: `apply` tells the number of "
     "its own. An edit stays within one; 0 without a daemon",
+}
+
+REQUESTS = {
+    "in_flight": "requests that it is working on",
+    "waiting": "requests that wait for it in the gateway",
+    "requests": "those that are over, since the gateway began",
+    "failures": "of these, those that were answered by an error of the server, or broke off",
+    "bytes": "that it has answered with",
+    "first_byte_s": "median of the last requests, from arrival to the first byte of the answer",
+    "request_s": "median of the last requests, from arrival to the end of the answer",
 }
 
 INSTANCE = {
@@ -289,6 +300,7 @@ INSTANCE = {
     "`restarts`, `leak`) and `message`",
     "stale": "its model or program changed on disk: taken up by the next apply or restart",
     "command": "argv, secrets masked",
+    "requests": "what goes through the gateway to it; null where nothing is known of that",
     "models": "of an Ollama instance, declared ones first; empty for llama-server",
     "lacking": "for each declared model that is not as declared, what is lacking",
     "owner": "whose the server is that was attached to; empty for our own",

@@ -212,6 +212,9 @@ class Upkeep:
                 continue
             if board.row(name).state is not ModelState.PRESENT or name not in board.rows:
                 board.show(name, state=ModelState.PRESENT, reason="", message="", **NO_BYTES)
+            tag = self._tags.get(same_name(name))
+            if tag is not None:
+                board.show(name, facts=tag.facts)
 
     def _say_vanished(self, models: Collection[ModelSpec]) -> None:
         for model in models:

@@ -41,6 +41,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "awaits": None,
     "demand": LIVE,
     "gpus": None,
+    "facts": None,
     "gateway": LIVE,
 }
 """Every field of `InstanceSpec`; None for what only mirrors others (an address is in the command).

@@ -10,7 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.core.spec import Imported, InstanceSpec, ModelSet, ModelSpec, Pulled
+from orchestrator.core.spec import (
+    Imported,
+    InstanceSpec,
+    ModelFacts,
+    ModelSet,
+    ModelSpec,
+    Pulled,
+)
 from orchestrator.core.status import EVICTED, ModelState, ModelStatus
 
 
@@ -73,6 +80,7 @@ class Tag:
     name: str
     digest: str
     capabilities: tuple[str, ...] | None = None
+    facts: ModelFacts | None = None
 
 
 def same_name(name: str) -> str:

@@ -17,6 +17,7 @@ from orchestrator.core.encoding import is_utf8
 from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.lookup import not_found
+from orchestrator.core.model_facts import facts_of
 from orchestrator.core.modelfile import ModelfileOnDisk
 from orchestrator.core.naming import expanded
 from orchestrator.core.parse import LoadedProfile
@@ -199,6 +200,7 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
+            facts=facts_of(model, sees=mmproj is not None),
         )
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:

@@ -6,13 +6,14 @@ the keys of protected instances, so it goes over the control socket alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
 from orchestrator.core.plan import Plan
-from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, RouteSpec
-from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, Observed
+from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, ModelFacts, RouteSpec
+from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, ModelStatus, Observed
 
 AUTO_SLOTS = 4
 """What llama-server takes at once where nothing says otherwise."""
@@ -115,7 +116,25 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
         "slots": _slots(runs),
         "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
         "models": [one.name for one in present if one.state is ModelState.PRESENT],
+        "facts": dict(_facts(spec, present)),
     }
+
+
+def _facts(
+    spec: InstanceSpec, present: Iterable[ModelStatus]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is known of each model, by what the server calls it; empty for its only one."""
+    if spec.holds is None:
+        loaded = _after("--ctx-size", spec.command.argv)
+        context = {"loaded_context": int(loaded)} if loaded.isdigit() else {}
+        yield "", {**_said(spec.facts), **context}
+    for one in present:
+        yield one.name, {**_said(one.facts), "loaded": one.loaded}
+
+
+def _said(facts: ModelFacts | None) -> dict[str, Any]:
+    """What there is to say, and nothing of what nobody knows."""
+    return {} if facts is None else {key: value for key, value in asdict(facts).items() if value}
 
 
 def _slots(spec: InstanceSpec) -> int | None:

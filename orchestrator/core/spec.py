@@ -243,6 +243,22 @@ class Demand:
     declared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What people are told of a model, as its header or its server says: bytes, counts; empty or 0
+    where nobody says. `modified` is an instant, `context` the tokens that it was trained with."""
+
+    family: str = ""
+    parameters: int = 0
+    parameter_size: str = ""
+    quantization: str = ""
+    context: int = 0
+    size: int = 0
+    digest: str = ""
+    modified: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
 GATEWAY = "gateway"
 """The name of the one gateway, and of its engine: the program is a part of this package."""
 
@@ -288,7 +304,8 @@ class InstanceSpec:
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
-    knows how much memory it takes, `gpus` where the engine chooses among all there are.
+    knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
+    engine chooses among all there are.
     """
 
     name: str
@@ -313,6 +330,7 @@ class InstanceSpec:
     awaits: Awaited | None = None
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
+    facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from orchestrator.core.cause import Mending
-from orchestrator.core.spec import InstanceSpec
+from orchestrator.core.spec import InstanceSpec, ModelFacts
 
 
 class Phase(StrEnum):
@@ -76,7 +76,7 @@ class ModelStatus:
     """One model of an instance as observed. `loaded`: in the memory of its server.
 
     `bytes_done` of `bytes_total` are of what is under way. `rested`: it was preloaded, and has
-    left memory by its own `keep_alive`, as declared.
+    left memory by its own `keep_alive`, as declared. `facts` is what its server says of it.
     """
 
     name: str
@@ -87,6 +87,7 @@ class ModelStatus:
     reason: str = ""
     message: str = ""
     rested: bool = False
+    facts: ModelFacts | None = None
 
     @property
     def given_up(self) -> bool:

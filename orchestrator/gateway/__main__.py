@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import AccessLog
+from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
@@ -95,7 +97,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), begun, told, os.environ.get(GATEWAY_TOKEN, ""))
+    front = Front(room, Exchanges(room), begun, told, _door(host))
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )
@@ -115,6 +117,11 @@ async def _run(host: str, port: int) -> None:
         for client in list(clients):
             client.close()
         log.flush()
+
+
+def _door(host: str) -> Door:
+    name = socket.gethostname().lower()
+    return Door(os.environ.get(GATEWAY_TOKEN, ""), host, frozenset({name}))
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from orchestrator.gateway.message import document
+from orchestrator.gateway.message import Request, document
 
 Protocol = Literal["openai", "anthropic", "ollama"]
 
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
 }
 
 
-def protocol_of(path: str) -> Protocol:
-    """What a client that asks for this path speaks."""
+def protocol_of(request: Request) -> Protocol:
+    """What a client speaks that asks so."""
+    path = request.path
     if path.startswith("/api/"):
         return "ollama"
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
+    if path.startswith("/v1/messages") or request.header(b"anthropic-version"):
+        return "anthropic"
+    return "openai"
 
 
 def error_body(protocol: Protocol, status: int, code: str, message: str, hint: str = "") -> object:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from orchestrator.gateway import answers
+from orchestrator.gateway import answers, form
+from orchestrator.gateway.call import Call
 from orchestrator.gateway.inbound import Inbound
-from orchestrator.gateway.message import HOP_BY_HOP, Headers, Request, head_bytes, request_bytes
+from orchestrator.gateway.message import Headers, request_bytes
+from orchestrator.gateway.ollama_ask import Asked, AskError, Json
 from orchestrator.gateway.outbound import Head, LostError, Outbound, Pool
-from orchestrator.gateway.record import Record
+from orchestrator.gateway.reply import Reply
 from orchestrator.gateway.room import (
     Choice,
     FullError,
@@ -26,6 +28,9 @@ from orchestrator.gateway.room import (
 )
 from orchestrator.gateway.table import Route, Table, Target
 
+KEYS = (b"authorization", b"x-api-key")
+"""Headers by which a client says its token."""
+
 ATTEMPTS = 4
 """Times that one leg of a request is sent, to whoever serves it then."""
 
@@ -34,20 +39,6 @@ TRY_OTHERS = frozenset({502, 503, 504})
 
 AGAIN_AFTER = 5
 """Seconds that a client is told to wait where nobody knows better."""
-
-
-@dataclass(slots=True)
-class Call:
-    """A request whose route is known. `path` is what the instance is asked for."""
-
-    request: Request
-    route: Route
-    path: bytes
-    protocol: answers.Protocol
-    record: Record
-    body: dict[str, object] | None = None
-    """The request's JSON, where it has a model that may have to be called otherwise."""
-    priority: int = 0
 
 
 class _NextError(Exception):
@@ -67,6 +58,13 @@ class Exchanges:
 
     async def serve(self, inbound: Inbound, call: Call) -> None:
         """Write the answer, whatever it is."""
+        try:
+            await self._serve(inbound, call)
+        except AskError as error:
+            wrong = _NextError(400, "bad-request", error.message, error.hint)
+            self._refuse(inbound, call, wrong)
+
+    async def _serve(self, inbound: Inbound, call: Call) -> None:
         first: _NextError | None = None
         legs = list(self._legs(call.route))
         for at, leg in enumerate(legs):
@@ -137,7 +135,8 @@ class Exchanges:
     ) -> bool:
         """Send, and relay what comes. False when it is to be tried once more."""
         target = seat.target
-        data = _to_send(call, seat)
+        asked = call.translated(target)
+        data = _to_send(call, seat, asked)
         fresh = False
         while True:
             try:
@@ -163,7 +162,7 @@ class Exchanges:
             self.room.shun(target.name)
             return False
         try:
-            await self._relay(inbound, call, outbound, head, target)
+            await self._relay(inbound, call, outbound, head, target, asked)
         except BaseException:
             outbound.close()
             raise
@@ -182,70 +181,36 @@ class Exchanges:
             raise _NextError(504, "slow", message) from None
 
     async def _relay(
-        self, inbound: Inbound, call: Call, outbound: Outbound, head: Head, target: Target
+        self,
+        inbound: Inbound,
+        call: Call,
+        outbound: Outbound,
+        head: Head,
+        target: Target,
+        asked: Asked | None,
     ) -> None:
-        record = call.record
-        record.target, record.status = target.name, head.status
-        write, end = self._writer(inbound, call, outbound, head, target)
+        reply = Reply(inbound, call, head, target, asked)
+
+        def write(piece: bytes) -> None:
+            reply.write(piece)
+            if inbound.full:
+                outbound.pause()
+
         inbound.on_writable = outbound.resume
         try:
             await outbound.relay(write)
         except LostError as lost:
-            record.lost = True
-            self._break_off(inbound, call, head, f"{target.name} broke off: {lost}")
+            call.record.lost = True
+            reply.broken(f"{target.name} broke off: {lost}")
         else:
-            end()
+            reply.end()
             await inbound.drained()
         finally:
             inbound.on_writable = _nothing
 
-    def _writer(
-        self, inbound: Inbound, call: Call, outbound: Outbound, head: Head, target: Target
-    ) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        """How a piece of the body goes to the client, and what comes after the last."""
-        record, loop = call.record, asyncio.get_running_loop()
-        headers: Headers = [one for one in head.headers if one[0] not in HOP_BY_HOP]
-        headers += [
-            (b"x-orchestrate-instance", target.name.encode()),
-            (b"x-request-id", record.id.encode()),
-        ]
-        flow = record.watch(
-            call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
-        )
-        framing, chunked = _framing(call, head)
-        inbound.write(head_bytes(head.status, [*headers, *framing]))
-
-        def write(piece: bytes) -> None:
-            if record.first_byte is None:
-                record.first_byte = loop.time()
-            record.sent += len(piece)
-            flow.take(piece)
-            if chunked:
-                inbound.write_many([b"%x\r\n" % len(piece), piece, b"\r\n"])
-            else:
-                inbound.write(piece)
-            if inbound.full:
-                outbound.pause()
-
-        def end() -> None:
-            if chunked:
-                inbound.write(b"0\r\n\r\n")
-
-        return write, end
-
-    def _break_off(self, inbound: Inbound, call: Call, head: Head, message: str) -> None:
-        """The instance is gone in the middle: a stream is told, anything else is cut off."""
-        if call.record.streamed and not head.header(b"content-length"):
-            event = answers.error_event(call.protocol, message)
-            if call.request.chunked_is_known:
-                event = b"%x\r\n" % len(event) + event + b"\r\n0\r\n\r\n"
-            inbound.write(event)
-        else:
-            inbound.abort()
-
     def _refuse(self, inbound: Inbound, call: Call, error: _NextError) -> None:
         call.record.status = error.status
-        more: list[tuple[bytes, bytes]] = [(b"x-request-id", call.record.id.encode())]
+        more: Headers = list(call.record.marks)
         if error.status in (429, 503):
             more.append((b"retry-after", b"%d" % AGAIN_AFTER))
         inbound.write(
@@ -264,44 +229,45 @@ def _unserved(leg: Route, targets: Sequence[Target]) -> _NextError:
     return _NextError(503, down.reason or "unavailable", f"{down.name} is {why}{said}", hint)
 
 
-def _to_send(call: Call, seat: Seat) -> bytes:
+def _to_send(call: Call, seat: Seat, asked: Asked | None) -> bytes:
     """The request as this target is to see it."""
     target, request = seat.target, call.request
     more: Headers = [(b"x-request-id", call.record.id.encode())]
+    # The gateway's own token is nobody else's.
+    more += [(name, b"") for name in KEYS if request.header(name)]
     if target.key:
         more.append((b"authorization", b"Bearer " + target.key.encode()))
-    elif request.header(b"authorization"):
-        # The gateway's own token is nobody else's.
-        more.append((b"authorization", b""))
-    if seat.aim.model and call.body is not None and call.body.get("model") != seat.aim.model:
-        body = json.dumps({**call.body, "model": seat.aim.model}).encode()
-        request = Request(
-            request.method, request.target, request.headers, body, True, request.chunked_is_known
-        )
+    path = call.path
+    if asked is not None:
+        path = asked.path
+        more += [(b"accept", b""), (b"accept-encoding", b"")]
+    body = _body(call, seat.aim.model, asked)
+    if body is not request.body:
+        request = replace(request, body=body, method=asked.method if asked else request.method)
     host, port = target.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return request_bytes(
-        request, target=target.prefix.encode() + call.path, host=authority.encode(), more=more
+        request, target=target.prefix.encode() + path, host=authority.encode(), more=more
     )
 
 
-def _framing(call: Call, head: Head) -> tuple[Headers, bool]:
-    """How the end of the answer is told, and whether that is by chunks."""
-    length, headers = head.header(b"content-length"), Headers()
-    chunked = not length and call.request.chunked_is_known and _has_body(call, head)
-    if length:
-        headers.append((b"content-length", length))
-    elif chunked:
-        headers.append((b"transfer-encoding", b"chunked"))
-    elif _has_body(call, head):
-        call.request.keep_alive = False
-    if not call.request.keep_alive:
-        headers.append((b"connection", b"close"))
-    return headers, chunked
+def _body(call: Call, model: str, asked: Asked | None) -> bytes:
+    """What is sent: translated, or with the model called as it is called there, or as it came."""
+    said = call.body
+    if asked is not None:
+        return _packed({**asked.body, "model": model or call.route.name}) if asked.body else b""
+    if model and call.span is not None:
+        return form.replaced(call.request.body, call.span, model)
+    if model and said is not None and said.get("model") != model:
+        return _packed({**said, "model": model})
+    return call.request.body
 
 
-def _has_body(call: Call, head: Head) -> bool:
-    return call.request.method != b"HEAD" and head.status not in (204, 304)
+def _packed(body: Json) -> bytes:
+    try:
+        return json.dumps(body).encode()
+    except RecursionError:
+        raise AskError("the request is nested too deeply") from None
 
 
 def _nothing() -> None:

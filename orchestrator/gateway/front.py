@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 from urllib.parse import unquote
 
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
-from orchestrator.gateway import answers, listing
-from orchestrator.gateway.exchange import Call, Exchanges
+from orchestrator.gateway import answers, form, listing
+from orchestrator.gateway.call import Call
+from orchestrator.gateway.door import Door, Refused
+from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.inbound import Inbound
-from orchestrator.gateway.message import Request, document
+from orchestrator.gateway.message import Request, document, text
+from orchestrator.gateway.ollama_ask import Json
 from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
-from orchestrator.gateway.table import Aim, Route
+from orchestrator.gateway.table import Aim, Route, Table
 
 PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
 """What `x-priority` may say."""
@@ -28,11 +30,48 @@ PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
 
-LISTS = {
+GREETING = "Ollama is running"
+"""What clients of Ollama look for at `/` before they ask for anything."""
+
+LISTS: Mapping[str, Callable[[Table], Json]] = {
     "/v1/models": listing.openai,
     "/models": listing.openai,
-    "/api/tags": listing.ollama,
+    "/api/tags": listing.tags,
+    "/api/ps": listing.running,
+    "/api/version": listing.version,
 }
+
+SHORT = frozenset(
+    {
+        "/chat/completions",
+        "/completions",
+        "/embeddings",
+        "/rerank",
+        "/reranking",
+        "/responses",
+    }
+)
+"""Paths below `/v1` that llama-server knows without it, too."""
+
+OLLAMA = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
+"""Paths of Ollama's that name a model and change nothing."""
+
+CHANGING = (
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+    "/api/blobs",
+)
+
+
+class RefusedError(Exception):
+    """The request goes nowhere; `why` is the answer."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.why = Refused(status, code, message, hint)
 
 
 @dataclass(slots=True)
@@ -44,19 +83,22 @@ class Front:
     exchanges: Exchanges
     begun: Callable[[Record], None]
     told: Callable[[Record, Request], None]
-    token: str = ""
+    door: Door = field(default_factory=Door)
 
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request."""
         loop = asyncio.get_running_loop()
         client, who = _client(inbound, request)
         record = Record(loop.time(), _id(request.header(b"x-request-id")), client, who)
+        record.marks = [(b"x-request-id", record.id.encode()), *self.door.marks(request)]
         if request.path in HEALTH:
-            self._say(inbound, record, 200, {"status": "ok"})
+            self._say(inbound, record, {"status": "ok"}, request)
             return
         self.begun(record)
         try:
             await self._answer(inbound, request, record)
+        except RefusedError as error:
+            self._refuse(inbound, request, record, error.why)
         except asyncio.CancelledError:
             record.status, record.gone = record.status or 499, True
             raise
@@ -65,103 +107,148 @@ class Front:
 
     async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
         path = request.path
-        if not self._may(request):
-            hint = "send it as `Authorization: Bearer ...`, or as `x-api-key`"
-            self._refuse(inbound, request, record, 401, "unauthorized", "no valid token", hint)
+        looks = request.method in (b"GET", b"HEAD")
+        if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
+            self._allow(inbound, request, record)
             return
-        if request.method in (b"GET", b"HEAD") and path in LISTS:
-            self._say(inbound, record, 200, LISTS[path](self.room.table))
-            return
-        call = self._call(inbound, request, record)
-        if call is not None:
-            await self.exchanges.serve(inbound, call)
-
-    def _may(self, request: Request) -> bool:
-        if not self.token:
-            return True
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        return hmac.compare_digest(given.strip(), self.token.encode())
-
-    def _call(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
-        """Whom it goes to; None when it was refused."""
-        if request.path.startswith("/instances/"):
-            return self._to_instance(inbound, request, record)
-        if request.method != b"POST":
-            what = f"{request.method.decode('latin-1')} {request.path}"
-            self._refuse(inbound, request, record, 404, "not-found", f"no such path: {what}")
-            return None
-        try:
-            parsed: object = json.loads(request.body)
-        except (ValueError, RecursionError) as error:
-            message = f"the body is not JSON: {error}"
-            self._refuse(inbound, request, record, 400, "bad-json", message)
-            return None
-        body = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
-        model = body.get("model")
-        if not isinstance(model, str) or not model:
-            route = self._only_route()
-            if route is None:
-                message = "the request names no model"
-                self._refuse(inbound, request, record, 400, "no-model", message, self._known())
-                return None
+        refused = self.door.preflight(request) if path == "/" else self.door.refusal(request)
+        if refused is not None:
+            self._refuse(inbound, request, record, refused)
+        elif looks and path == "/":
+            record.status = 200
+            inbound.write(text(200, GREETING, *record.marks, empty=request.method == b"HEAD"))
+        elif looks and (said := self._list(request)) is not None:
+            self._say(inbound, record, said, request)
         else:
-            route = self.room.table.route(model)
-        if route is None:
-            hint = did_you_mean(str(model), self.room.table.names) or self._known()
-            message = f"no model {str(model)[:200]!r}"
-            self._refuse(inbound, request, record, 404, "model-not-found", message, hint)
-            return None
+            await self._pass_on(inbound, request, record)
+
+    def _allow(self, inbound: Inbound, request: Request, record: Record) -> None:
+        """A browser asks whether a page may ask."""
+        refused = self.door.preflight(request)
+        if refused is not None:
+            self._refuse(inbound, request, record, refused)
+            return
+        record.status = 204
+        inbound.write(text(204, "", *record.marks, *self.door.allowances(request)))
+
+    def _list(self, request: Request) -> Json | None:
+        """What there is, or one of it, where that is what the path asks for."""
+        table, path = self.room.table, request.path
+        protocol = answers.protocol_of(request)
+        if path.startswith("/v1/models/"):
+            route = self._route(unquote(path.removeprefix("/v1/models/")))
+            of = listing.anthropic_model if protocol == "anthropic" else listing.model
+            return of(table, route)
+        if path == "/v1/models" and protocol == "anthropic":
+            return listing.anthropic(table)
+        return LISTS[path](table) if path in LISTS else None
+
+    async def _pass_on(self, inbound: Inbound, request: Request, record: Record) -> None:
+        if request.header(b"upgrade").lower() == b"websocket":
+            message = "websockets are not passed on"
+            raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
+        if request.path.startswith("/instances/"):
+            call = self._to_instance(request, record)
+        else:
+            call = self._to_model(request, record)
+        if request.path == "/api/show":
+            only_ollama = [t.engine == "ollama" for _, t in self.room.table.aims(call.route)]
+            if not all(only_ollama):
+                said = listing.show(self.room.table, call.route)
+                self._say(inbound, record, said, request)
+                return
+            call.route = Route(call.route.name, call.route.aims)
+        await self.exchanges.serve(inbound, call)
+
+    def _to_model(self, request: Request, record: Record) -> Call:
+        """Whom it goes to by the model that it asks for."""
+        _check_path(request)
+        body: Json | None = None
+        span = None
+        kind = request.header(b"content-type")
+        if kind[:20].lower().startswith(b"multipart/form-data"):
+            span = form.model_span(kind, request.body)
+            said: object = form.value(request.body, span) if span is not None else None
+        else:
+            body = _json(request)
+            said = body.get("model") or body.get("name")
+        model = said if isinstance(said, str) else ""
+        route = self._route(model) if model else self._only_route()
         record.model = route.name
         return Call(
             request,
             route,
             request.target,
-            answers.protocol_of(request.path),
+            answers.protocol_of(request),
             record,
             body,
             PRIORITIES.get(request.header(b"x-priority").lower(), 0),
+            span,
+            model or route.name,
         )
 
-    def _to_instance(self, inbound: Inbound, request: Request, record: Record) -> Call | None:
+    def _to_instance(self, request: Request, record: Record) -> Call:
         """`/instances/NAME/...` is the instance's own `/...`."""
-        _, _, name, *rest = request.target.split(b"/", 3)
-        known = unquote(name.partition(b"?")[0].decode("latin-1"))
+        path, mark, query = request.target.partition(b"?")
+        _, _, name, *rest = path.split(b"/", 3)
+        known = unquote(name.decode("latin-1"))
         if known not in self.room.table.targets:
             hint = f"one of: {listed(list(self.room.table.targets))}"
-            message = f"no instance {known[:200]!r}"
-            self._refuse(inbound, request, record, 404, "instance-not-found", message, hint)
-            return None
+            raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", (Aim(known),))
-        return Call(request, route, b"/" + b"".join(rest), "openai", record)
+        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+
+    def _route(self, name: str) -> Route:
+        route = self.room.table.route(name)
+        if route is None:
+            hint = did_you_mean(name, self.room.table.names) or self._known()
+            raise RefusedError(404, "model-not-found", f"no model {name[:200]!r}", hint)
+        return route
 
     def _known(self) -> str:
         return f"one of: {listed(list(self.room.table.names)) or 'none is declared'}"
 
-    def _only_route(self) -> Route | None:
+    def _only_route(self) -> Route:
         """Where there is one name only, a client need not say it."""
         routes = list(self.room.table.names.values())
-        return routes[0] if len(routes) == 1 else None
+        if len(routes) != 1:
+            raise RefusedError(400, "no-model", "the request names no model", self._known())
+        return routes[0]
 
-    def _say(self, inbound: Inbound, record: Record, status: int, body: object) -> None:
-        record.status = status
-        inbound.write(document(status, body, (b"x-request-id", record.id.encode("latin-1"))))
+    def _say(self, inbound: Inbound, record: Record, body: Json, request: Request) -> None:
+        record.status = 200
+        inbound.write(document(200, body, *record.marks, empty=request.method == b"HEAD"))
 
-    def _refuse(
-        self,
-        inbound: Inbound,
-        request: Request,
-        record: Record,
-        status: int,
-        code: str,
-        message: str,
-        hint: str = "",
-    ) -> None:
-        record.status = status
-        mark = (b"x-request-id", record.id.encode("latin-1"))
-        protocol = answers.protocol_of(request.path)
-        inbound.write(answers.error(protocol, status, code, message, hint, mark))
+    def _refuse(self, inbound: Inbound, request: Request, record: Record, why: Refused) -> None:
+        record.status = why.status
+        protocol = answers.protocol_of(request)
+        inbound.write(
+            answers.error(protocol, why.status, why.code, why.message, why.hint, *record.marks)
+        )
+
+
+def _check_path(request: Request) -> None:
+    """Raises `RefusedError` for what no model is asked by."""
+    path = request.path
+    if path.startswith(CHANGING):
+        message = f"{path} is not offered: which models there are is declared in the profile"
+        raise RefusedError(403, "declared", message, "edit the profile, and `orchestrate apply` it")
+    known = path in OLLAMA or path in SHORT or path.startswith("/v1/")
+    if request.method != b"POST" or not known:
+        what = f"{request.method.decode('latin-1')} {path[:200]}"
+        hint = "" if known else "what an engine offers beside is under /instances/NAME/..."
+        raise RefusedError(404, "not-found", f"no such path: {what}", hint)
+
+
+def _json(request: Request) -> Json:
+    try:
+        parsed: Any = json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "bad-json", f"the body is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise RefusedError(400, "bad-json", "the body is JSON, but no object")
+    return cast("Json", parsed)
 
 
 def _id(given: bytes) -> str:
@@ -177,5 +264,5 @@ def _client(inbound: Inbound, request: Request) -> tuple[str, str]:
     """Who is to be treated fairly: whoever says so, else who has the token, else the address; and
     what of that may be shown."""
     called = request.header(b"x-client-id").decode("latin-1")[:200]
-    token = request.header(b"authorization").decode("latin-1")[:200]
-    return called or token or inbound.peer, called or inbound.peer
+    token = request.header(b"authorization") or request.header(b"x-api-key")
+    return called or token.decode("latin-1")[:200] or inbound.peer, called or inbound.peer

@@ -101,8 +101,10 @@ class Inbound(asyncio.Protocol):
         self._head += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "bad-request", "this connection cannot be upgraded")
+        except httptools.HttpParserUpgrade as rest:
+            # Another protocol is offered, never demanded: what is asked for is answered in this.
+            if begun := data[rest.args[0] :]:
+                self.data_received(begun)
         except httptools.HttpParserError as error:
             self._refuse(400, "bad-request", f"this is no HTTP/1.1 request: {error}")
         else:

@@ -77,12 +77,20 @@ def head_bytes(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def document(status: int, body: object, *more: tuple[bytes, bytes]) -> bytes:
-    """A whole answer of our own, as JSON."""
+def document(status: int, body: object, *more: tuple[bytes, bytes], empty: bool = False) -> bytes:
+    """A whole answer of our own, as JSON; `empty` gives its head alone."""
     raw = json.dumps(body, separators=(",", ":")).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(raw)),
-        *more,
-    ]
-    return head_bytes(status, headers) + raw
+    return _whole(status, b"application/json", raw, more, empty=empty)
+
+
+def text(status: int, body: str, *more: tuple[bytes, bytes], empty: bool = False) -> bytes:
+    """A whole answer of our own, as plain text."""
+    return _whole(status, b"text/plain; charset=utf-8", body.encode(), more, empty=empty)
+
+
+def _whole(
+    status: int, kind: bytes, raw: bytes, more: Iterable[tuple[bytes, bytes]], *, empty: bool
+) -> bytes:
+    length: Headers = [] if status == 204 else [(b"content-length", b"%d" % len(raw))]
+    head = head_bytes(status, [(b"content-type", kind), *length, *more])
+    return head if empty else head + raw

@@ -75,6 +75,8 @@ class Outbound(asyncio.Protocol):
         self._on_body = None
         self._early = []
         self._busy = True
+        # Its answer has a length and no body, which the parser does not know.
+        self._bodiless = data.startswith(b"HEAD ")
         self.reusable = False
         if self._transport is None:
             self._fail(LostError("the connection is closed"))
@@ -146,6 +148,8 @@ class Outbound(asyncio.Protocol):
             self._headers = []
         elif not self._head.done():
             self._head.set_result(Head(status, self._headers))
+            if self._bodiless:
+                self._done()
 
     def on_body(self, body: bytes) -> None:
         if self._on_body is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.gateway.flow import Flow, Tokens
+from orchestrator.gateway.message import Headers
 
 GENERATING = frozenset(
     {"completions", "completion", "messages", "responses", "chat", "generate", "infill"}
@@ -43,6 +44,8 @@ class Record:
     gone: bool = False
     streamed: bool = False
     flow: Flow | None = None
+    marks: Headers = field(default_factory=Headers)
+    """Headers that the answer carries, whoever gives it."""
     _tokens: Tokens | None = None
 
     @property

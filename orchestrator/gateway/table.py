@@ -37,6 +37,10 @@ class Target:
     key: str = ""
     models: tuple[str, ...] = ()
     on_demand: bool = False
+    facts: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]], compare=False
+    )
+    """What clients are told of a model, by what the server calls it; empty for its only one."""
 
     @property
     def serves(self) -> bool:
@@ -68,6 +72,7 @@ class Target:
             key=row.get("key", ""),
             models=tuple(row.get("models", ())),
             on_demand=row.get("on_demand", False),
+            facts=row.get("facts", {}),
         )
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.core.provision import Tag
-from orchestrator.core.spec import Endpoint
+from orchestrator.core.spec import Endpoint, ModelFacts
 from orchestrator.runtime.probe import ask
 
 if TYPE_CHECKING:
@@ -273,7 +273,19 @@ class Lines:
 
 def _tag(one: Mapping[str, Any]) -> Tag:
     name = str(one.get("name") or one.get("model", ""))
-    return Tag(name, str(one.get("digest", "")), _words(one.get("capabilities")))
+    digest, words = str(one.get("digest", "")), _words(one.get("capabilities"))
+    said = one.get("details")
+    details: Mapping[str, Any] = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+    facts = ModelFacts(
+        family=str(details.get("family", "")),
+        parameter_size=str(details.get("parameter_size", "")),
+        quantization=str(details.get("quantization_level", "")),
+        size=_count(one, "size"),
+        digest=digest,
+        modified=str(one.get("modified_at", "")),
+        capabilities=words or (),
+    )
+    return Tag(name, digest, words, facts)
 
 
 def running(said: Mapping[str, Any]) -> list[Running]:

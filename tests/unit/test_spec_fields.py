@@ -19,6 +19,7 @@ from orchestrator.core.spec import (
     InputFile,
     Limits,
     Liveness,
+    ModelFacts,
     ModelSet,
     ModelSpec,
     Readiness,
@@ -53,6 +54,7 @@ OTHERS: dict[str, object] = {
     "awaits": Awaited("o", "m"),
     "demand": Demand(1, declared=True),
     "gpus": (0,),
+    "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
 }
 """Another value of each field."""

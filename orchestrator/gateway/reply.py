@@ -1,0 +1,127 @@
+"""An answer on its way to the client: as its instance gives it, or said in other words."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from orchestrator.gateway import answers
+from orchestrator.gateway.call import Call
+from orchestrator.gateway.inbound import Inbound
+from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
+from orchestrator.gateway.ollama_ask import Asked
+from orchestrator.gateway.ollama_say import Asker, Say, say
+from orchestrator.gateway.outbound import Head
+from orchestrator.gateway.table import Target
+
+OURS = b"access-control-"
+"""Headers that are the gateway's to say: which pages may read an answer."""
+
+
+class Reply:
+    """The answer of one target. As it is, its head goes first and its pieces as they come; said in
+    other words, both go when there is something to say."""
+
+    def __init__(
+        self, inbound: Inbound, call: Call, head: Head, target: Target, asked: Asked | None
+    ) -> None:
+        self._inbound, self._call, self._head, self._target = inbound, call, head, target
+        self._loop = asyncio.get_running_loop()
+        self._say = self._say_of(asked) if asked is not None else None
+        self._begun = False
+        self._chunked = False
+        self._tail = b""
+        call.record.target, call.record.status = target.name, head.status
+        self._flow = call.record.watch(
+            call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
+        )
+        if self._say is None:
+            self._begin()
+
+    def write(self, piece: bytes) -> None:
+        """A piece of the instance's answer has come."""
+        if self._call.record.first_byte is None:
+            self._call.record.first_byte = self._loop.time()
+        self._flow.take(piece)
+        self._send(piece if self._say is None else self._say.feed(piece))
+
+    def end(self) -> None:
+        """It was the last."""
+        if self._say is not None:
+            self._send(self._say.end())
+        self._finish()
+
+    def broken(self, message: str) -> None:
+        """The instance is gone in the middle: a stream is told, anything else is cut off."""
+        if self._say is not None:
+            self._send(self._say.broken(message))
+            self._finish()
+        elif self._is_stream():
+            # What was cut off in the middle of a line must not become one with what follows.
+            gap = b"" if self._tail.endswith(b"\n") or not self._tail else b"\n\n"
+            self._send(gap + answers.error_event(self._call.protocol, message))
+            self._finish()
+        else:
+            self._inbound.abort()
+
+    def _is_stream(self) -> bool:
+        return self._call.record.streamed and not self._head.header(b"content-length")
+
+    def _say_of(self, asked: Asked) -> Say:
+        record, loop = self._call.record, self._loop
+        asker = Asker(
+            self._call.asked_as,
+            time.time,
+            lambda: loop.time() - record.began,
+            lambda: record.waited,
+        )
+        return say(asked, self._head.status, self._head.header(b"content-type"), asker)
+
+    def _begin(self) -> None:
+        self._begun = True
+        headers: Headers = [
+            one
+            for one in self._head.headers
+            if one[0] not in HOP_BY_HOP and not one[0].startswith(OURS)
+        ]
+        status, length = self._head.status, self._head.header(b"content-length")
+        if self._say is not None:
+            status, length = self._say.status, b""
+            headers = [(b"content-type", self._say.type)]
+            self._call.record.status = status
+        headers += [(b"x-orchestrate-instance", self._target.name.encode())]
+        headers += self._call.record.marks
+        self._inbound.write(head_bytes(status, headers + self._framing(length)))
+
+    def _framing(self, length: bytes) -> Headers:
+        """How the end of the answer is told."""
+        request, headers = self._call.request, Headers()
+        has_body = request.method != b"HEAD" and self._head.status not in (204, 304)
+        self._chunked = has_body and not length and request.chunked_is_known
+        if length:
+            headers.append((b"content-length", length))
+        elif self._chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        elif has_body:
+            request.keep_alive = False
+        if not request.keep_alive:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _send(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._begun:
+            self._begin()
+        self._tail = data[-1:]
+        self._call.record.sent += len(data)
+        if self._chunked:
+            self._inbound.write_many([b"%x\r\n" % len(data), data, b"\r\n"])
+        else:
+            self._inbound.write(data)
+
+    def _finish(self) -> None:
+        if not self._begun:
+            self._begin()
+        if self._chunked:
+            self._inbound.write(b"0\r\n\r\n")
