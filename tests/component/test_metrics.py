@@ -51,7 +51,7 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def value(text: str, name: str, **labels: str) -> float:
+def value(text: str, name: str, /, **labels: str) -> float:
     """That of the one sample with these labels, whatever others it has."""
     (only,) = [v for had, v in samples(text)[name] if labels.items() <= had.items()]
     return only
