@@ -132,7 +132,8 @@ PHASES = {
     "backoff": "ended by itself, or could not be started; tried again at the time that "
     "`retry_in_s` says",
     "stopping": "told to end",
-    "stopped": "ended, and meant to be: held by hand, or it had no reason to go on",
+    "stopped": "ended, and meant to be: held by hand, on demand and idle, or it had no reason to "
+    "go on",
     "failed": "given up until its declaration changes, or what it failed for is mended (see [When "
     "something fails](troubleshooting.md)), or `start`, `restart` or `apply`",
 }
@@ -151,6 +152,7 @@ REASONS = {
     "folder-missing": "the folder to run in cannot be entered",
     "gone": "the server that it was attached to does not answer any more",
     "held": "stopped by hand; `start`, `restart` or `apply` release it",
+    "idle": "it runs on demand, and nobody asks for it: that is as declared",
     "hung": "it failed its liveness probes, and is ended",
     "too-many-files": "the daemon may open no more files: it looks again every second or two",
     "log-unwritable": "its log cannot be written",
@@ -186,6 +188,7 @@ EVENT_REASONS = {
     "leak": "of an alert: its memory grows steadily",
     "memory": "of an alert: it takes more memory than its `limits:` warn of",
     "replaced": "its declaration has changed: a new process takes its place",
+    "request": "a request asked for it",
     "restart": "once more, by hand or by its restart policy",
     "restarts": "of an alert: it was restarted more often than its `limits:` warn of",
     "set-aside": "the store could not be read; another was begun",
@@ -223,6 +226,9 @@ EVENTS = {
     "alert": "it passes a limit, or its memory grows steadily: `data.alert` says which",
     "alert-over": "that has passed",
     "mended": "what it failed for, or waited for, is otherwise now: it is tried again at once",
+    "wanted": "a request waits for one that runs on demand; while it is on its way already, not "
+    "kept",
+    "idle": "nobody has used one that runs on demand for as long as its `idle` says",
     "forgotten": "it is no longer declared, and gone",
     "applied": "profiles were applied, or an applied file was saved",
     "profile-error": "an applied file cannot be used",
@@ -270,6 +276,7 @@ REQUESTS = {
     "bytes": "that it has answered with",
     "first_byte_s": "median of the last requests, from arrival to the first byte of the answer",
     "request_s": "median of the last requests, from arrival to the end of the answer",
+    "used_at": "when it was used last, in seconds since the machine was started",
 }
 
 INSTANCE = {

@@ -12,6 +12,7 @@ from orchestrator.api.answers import Document, encoded, flag, object_in
 from orchestrator.api.feeds import as_line
 from orchestrator.api.operation import LINES, Answer, Operation, says, switch
 from orchestrator.api.reach import Control
+from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures
 from orchestrator.errors import InputError
 
@@ -21,6 +22,8 @@ class Gateway:
 
     def __init__(self, control: Control) -> None:
         self._traffic = control.traffic
+        self._bus = control.bus
+        self._desired = lambda: control.reconciler.desired or {}
 
     def operations(self) -> list[Operation]:
         return [
@@ -43,6 +46,15 @@ class Gateway:
                 body=Figures.model_json_schema(),
                 local=True,
             ),
+            Operation(
+                "POST",
+                "/v1/gateway/want",
+                self.want,
+                "A request waits for an instance that is started on demand: it is to be started.",
+                {200: says("Asked for, whether it runs already or not.", _OBJECT)},
+                body=_WANT,
+                local=True,
+            ),
         ]
 
     async def table(self, request: Request) -> Response:
@@ -62,6 +74,19 @@ class Gateway:
         self._traffic.take(told)
         return Document({"ok": True})
 
+    async def want(self, request: Request) -> Response:
+        name = (await object_in(request)).get("instance")
+        spec = self._desired().get(name) if isinstance(name, str) else None
+        if spec is None or spec.on_demand is None:
+            raise InputError(f"no instance {str(name)[:100]!r} is started on demand")
+        self._bus.post(Event(EventType.WANTED, spec.name, reason="request", spec=spec))
+        return Document({"ok": True})
+
 
 _OBJECT = {"type": "object"}
+_WANT = {
+    "type": "object",
+    "required": ["instance"],
+    "properties": {"instance": {"type": "string"}},
+}
 _TEXT = {"type": "string"}

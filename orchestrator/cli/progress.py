@@ -16,6 +16,7 @@ import click
 from orchestrator.cli import model_lines
 from orchestrator.cli.cells import cut
 from orchestrator.cli.render import PHASE_COLOURS, inert
+from orchestrator.core.wording import is_idle
 
 _MARKS = {"ready": "●", "failed": "✗", "backoff": "✗", "stopped": "○", "unready": "●"}
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -131,7 +132,10 @@ class LiveProgress:
         lines = [line for group in groups for line in group]
         if len(lines) > room:
             # On a small screen those that are still moving matter most.
-            done = [one["phase"] == "ready" and not one["lacking"] for one in instances]
+            done = [
+                is_idle(one) or (one["phase"] == "ready" and not one["lacking"])
+                for one in instances
+            ]
             order = sorted(range(len(groups)), key=lambda index: done[index])
             lines = [line for index in order for line in groups[index]]
             lines = [*lines[: room - 1], f"  … and {len(lines) - room + 1} more"]

@@ -24,6 +24,7 @@ from orchestrator.cli.status_table import (
     status_table,
     summary,
 )
+from orchestrator.core.wording import is_idle
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
@@ -190,5 +191,5 @@ def _missed(one: Mapping[str, Any]) -> str:
 
 def _reached(one: Mapping[str, Any], goal: str) -> bool:
     if goal == "ready":
-        return one["phase"] == "ready" and not one["lacking"]
+        return is_idle(one) or (one["phase"] == "ready" and not one["lacking"])
     return one["phase"] in ("stopped", "failed")

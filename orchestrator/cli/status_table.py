@@ -14,6 +14,7 @@ from orchestrator.cli import model_lines, traffic_lines
 from orchestrator.cli.cells import cut, pad, wide, wrapped
 from orchestrator.cli.render import PHASE_COLOURS, inert, problem_text, since, size
 from orchestrator.cli.tables import GAP, table, with_room
+from orchestrator.core.wording import how_many, is_idle
 
 HEAD = ["INSTANCE", "MODEL", "PHASE", "FOR", "PORT", "PID", "MEMORY", "CPU", "RESTARTS"]
 _PHASE = HEAD.index("PHASE")
@@ -169,12 +170,12 @@ def _missing(document: Mapping[str, Any]) -> str:
     return said
 
 
-def all_ready(document: Mapping[str, Any]) -> str:
-    """What to say of a document that is as declared."""
-    count = len(document["instances"])
+def ready_words(document: Mapping[str, Any]) -> str:
+    """How many are ready, and how many idle, of what has converged."""
+    count, idle = len(document["instances"]), sum(map(is_idle, document["instances"]))
     if not count:
         return "the gateway is ready" if document["gateway"] else "nothing is applied"
-    return f"{count} of {count} ready"
+    return how_many(count - idle, idle, count)
 
 
 def summary(document: Mapping[str, Any]) -> list[str]:
@@ -183,7 +184,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
     if document["daemon"] is None:
         lines.append(click.style("no daemon is running; this is what was last known", fg="yellow"))
     elif document["converged"]:
-        lines.append(click.style(f"converged: {all_ready(document)}", fg="green"))
+        lines.append(click.style(f"converged: {ready_words(document)}", fg="green"))
     else:
         lines.append(click.style(f"not converged: {_missing(document)}", fg="yellow"))
     for profile in document["profiles"]:

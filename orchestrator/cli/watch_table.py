@@ -14,11 +14,11 @@ from orchestrator.cli.progress import Speeds
 from orchestrator.cli.render import PHASE_COLOURS, duration, inert, since, size
 from orchestrator.cli.status_table import (
     SHRINKING,
-    all_ready,
     cells,
     gateway_lines,
     head_of,
     message,
+    ready_words,
 )
 from orchestrator.cli.tables import GAP, table, with_room
 from orchestrator.cli.watch_frame import dim, ends, selected
@@ -173,7 +173,7 @@ def _verdict(seen: Seen, columns: int) -> list[str]:
     if seen.lost:
         said, why = click.style(seen.lost, fg="red", bold=True), "what follows was last known"
     elif document["converged"]:
-        said, why = click.style(f"converged: {all_ready(document)}", fg="green"), ""
+        said, why = click.style(f"converged: {ready_words(document)}", fg="green"), ""
     else:
         said, why = click.style("not converged", fg="yellow"), _missing(document)
     daemon = document["daemon"]

@@ -106,6 +106,8 @@ class Intents:
         if verb in ("stop", "kill"):
             data = {"hurry": verb == "kill"}
             self._bus.post(Event(EventType.HELD, name, reason=verb, data=data, spec=spec))
+        elif before is None and spec is not None and spec.on_demand is not None:
+            self._bus.post(Event(EventType.REDO, name, reason=verb, spec=spec))
         elif verb == "restart" or (before is not None and before.phase not in SERVING):
             self._bus.post(Event(EventType.REDO, name, reason=verb))
         else:

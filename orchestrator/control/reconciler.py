@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from orchestrator.control.tally import Tally
 from orchestrator.core.admission import Budget, BudgetNow
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.fold import fold
+from orchestrator.core.on_demand import InUse
 from orchestrator.core.plan import (
     Action,
     Convergence,
@@ -33,6 +34,7 @@ from orchestrator.core.plan import (
 from orchestrator.core.report import instances_of
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import ModelStatus, Observed, Phase
+from orchestrator.core.wording import how_many
 from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.state import Store, StoreError
@@ -54,10 +56,13 @@ class Reconciler:
         store: Store,
         observed: Observed,
         budget: BudgetNow | None = None,
+        use: Callable[[], InUse | None] = lambda: None,
     ) -> None:
+        """`use` says who of those that run on demand is at work, None where nobody knows."""
         self._bus = bus
         self._store = store
         self._budget = budget
+        self._use = use
         self._executor: Executor | None = None
         self.desired: Desired | None = None
         """None until it is known what is applied: until then nothing is planned."""
@@ -112,8 +117,10 @@ class Reconciler:
         was_converged = self.state.converged
         self._plan_and_submit(events, submitted)
         if self.state.converged and not was_converged:
-            count = len(instances_of(self.desired or {}))
-            note = Event(EventType.CONVERGED, message=f"{count} of {count} ready")
+            names = instances_of(self.desired or {})
+            idle = sum(name in self.state.at_rest for name in names)
+            said = how_many(len(names) - idle, idle, len(names))
+            note = Event(EventType.CONVERGED, message=said)
             self._fold(self._bus.stamp(note), events)
         self._save(events)
         # Recorded: from here on a crash leaves nothing behind that a new daemon cannot find.
@@ -145,6 +152,9 @@ class Reconciler:
         if event.type is EventType.START_FAILED and event.data.get("waits"):
             again = self._waits.get(name) == event.message
             self._waits[name] = event.message
+        elif event.type is EventType.WANTED:
+            status = self.observed.get(name)
+            again = status is not None and not status.rests
         elif event.type is EventType.STARTING:
             again = name in self._waits and event.reason == "restart"
         elif event.type in _WAITED_ENOUGH:
@@ -203,11 +213,13 @@ class Reconciler:
             self.plan = Plan()
             return
         budget: Budget | None = None
+        use: InUse | None = None
         for _ in range(MAX_ROUNDS):
-            self.plan = make_plan(self.desired, self.observed, boot_clock(), budget)
+            self.plan = make_plan(self.desired, self.observed, boot_clock(), budget, use)
             if budget is None and self._counts_memory():
                 budget = self._budget(self.observed) if self._budget is not None else None
-                self.plan = make_plan(self.desired, self.observed, boot_clock(), budget)
+                use = self._use()
+                self.plan = make_plan(self.desired, self.observed, boot_clock(), budget, use)
             for name in self.plan.forget:
                 self._fold(self._bus.stamp(Event(EventType.FORGOTTEN, name)), events)
             for planned in self.plan.actions:

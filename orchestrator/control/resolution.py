@@ -31,7 +31,7 @@ from orchestrator.core.resolve import (
     resolve_profile,
 )
 from orchestrator.core.resolved import ResolvedFile
-from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
 from orchestrator.core.union import unite
 from orchestrator.discovery.places import locations, ollama_store
 from orchestrator.discovery.scan import inspect, scan
@@ -124,9 +124,27 @@ def _resolve_loaded(
     for conflict in conflicts:
         place = by_file[conflict.file].place(conflict.where, key=True)
         problems.append(Problem(conflict.message, place, conflict.where, conflict.hint))
+    if machine.doubting:
+        warnings += _unasked({**machine.beside, **desired}, files, by_file)
     (warnings if machine.forced else problems).extend(_too_much(desired, files, by_file, machine))
     ordered = sorted(problems, key=lambda p: (p.place.file, p.place.line, p.place.column))
     return Resolution(tuple(files), desired, tuple(ordered), tuple(warnings), chooser.chosen)
+
+
+def _unasked(
+    desired: Desired, files: Iterable[ResolvedFile], by_file: Mapping[str, LoadedProfile]
+) -> Iterator[Problem]:
+    """What runs on demand where there is no gateway that could ask for it: of each file the first,
+    for one `gateway:` serves them all."""
+    if GATEWAY in desired:
+        return
+    for file in files:
+        name = next((n for n, spec in file.specs.items() if spec.on_demand is not None), None)
+        if name is not None:
+            path = ("instances", name, "start")
+            message = f"instance {name!r} waits for a request, and no gateway is declared"
+            hint = "add 'gateway: {port: 8080}', or apply it beside a profile that has one"
+            yield Problem(message, by_file[file.file].place(path, key=True), path, hint)
 
 
 def _too_much(

@@ -7,7 +7,7 @@ table. A later daemon begins with nothing, and hears as soon as the gateway has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
 from orchestrator.core.figures import Figures, NameFigures
+from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
 
 
@@ -30,6 +31,8 @@ class Traffic:
         self._followers = 0
         self._figures = Figures()
         self._told = asyncio.Event()
+        self.on_figures: Callable[[], None] = _nothing
+        """Called whenever the gateway has told."""
 
     @property
     def figures(self) -> Figures | None:
@@ -51,6 +54,16 @@ class Traffic:
             {**row, **said.get(row["name"], NameFigures()).model_dump()}
             for row in served.names_shown(self.table())
         ]
+
+    def use(self) -> InUse | None:
+        """Who is at work, and when each was used last; None while the gateway has told nothing to
+        this daemon yet."""
+        if not self._followers or self._figures.daemon != self._me:
+            return None
+        return {
+            name: Use(one.used_at or 0.0, bool(one.in_flight or one.waiting))
+            for name, one in self._figures.instances.items()
+        }
 
     def table(self) -> dict[str, Any]:
         """What the gateway is to know now; `number` rises with every change."""
@@ -82,6 +95,7 @@ class Traffic:
         """The gateway tells."""
         self._figures = figures
         self._told.set()
+        self.on_figures()
 
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
@@ -103,3 +117,7 @@ class Traffic:
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

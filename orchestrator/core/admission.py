@@ -7,7 +7,7 @@ instance of which nothing is known is never held up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.core.spec import Demand, Desired, InstanceSpec
@@ -105,11 +105,17 @@ class Ledger:
 
     def objection_to_replacing(self, spec: InstanceSpec) -> str | None:
         """As `objection`, for one whose predecessor would be gone by then; nothing is counted."""
+        return self.objection_without(spec, [spec.name])
+
+    def objection_without(self, spec: InstanceSpec, gone: Collection[str]) -> str | None:
+        """As `objection`, if these had given back what they have; nothing is counted."""
         budget = self._budget
         if spec.demand is None or budget is None:
             return None
-        others = {name: one for name, one in self._observed.items() if name != spec.name}
-        return Ledger(others, _without(budget, self._observed.get(spec.name))).objection(spec)
+        others = {name: one for name, one in self._observed.items() if name not in gone}
+        for name in gone:
+            budget = _without(budget, self._observed.get(name))
+        return Ledger(others, budget).objection(spec)
 
     def _rivalry(self, demand: Demand) -> str | None:
         """Two that look at the same time how much of a GPU is free would both take it."""
@@ -176,18 +182,32 @@ def _without(budget: Budget, gone: InstanceStatus | None) -> Budget:
 
 def excesses(desired: Desired, budget: Budget) -> list[Excess]:
     """Where what is declared is clearly too much, were nothing else there: in each place, those
-    that are too large by themselves, else all of them together."""
+    that are too large by themselves, else all together that are always to run, else those with one
+    that runs on demand."""
     found: list[Excess] = []
+    known = {name: spec.demand for name, spec in desired.items() if spec.demand is not None}
+    stay = {name: one for name, one in known.items() if desired[name].on_demand is None}
     for place, room in budget.rooms.items():
-        known = {name: spec.demand for name, spec in desired.items() if spec.demand is not None}
         alone = {name: _sum([demand], place) for name, demand in known.items()}
         large = [
             _excess(name, {name: int(size)}, place, room)
             for name, size in alone.items()
             if size > room.total
         ]
-        found += large or _together(known, place, room)
+        found += large or _together(stay, place, room) or _each_beside(stay, known, place, room)
     return found
+
+
+def _each_beside(
+    stay: Mapping[str, Demand], known: Mapping[str, Demand], place: int, room: Room
+) -> list[Excess]:
+    """Those on demand for which nobody can make enough room."""
+    return [
+        excess
+        for name, demand in known.items()
+        if name not in stay
+        for excess in _together({**stay, name: demand}, place, room)
+    ]
 
 
 def _together(known: Mapping[str, Demand], place: int, room: Room) -> list[Excess]:

@@ -156,7 +156,9 @@ def _unknown_key(path: Path, engine: str) -> Issue:
     known = _known_keys(tuple(parents), engine)
     word = str(key)
     other = next((name for name in ENGINES if name != engine), "")
-    if engine and len(parents) == 2 and word in _INSTANCES[other].model_fields:
+    if engine == "ollama" and word in ("start", "idle", "pin", "preload"):
+        hint = "an Ollama loads its models on demand by itself: see 'keep_alive' of its 'models:'"
+    elif engine and len(parents) == 2 and word in _INSTANCES[other].model_fields:
         hint = f"{word!r} goes with 'engine: {other}'"
     else:
         hint = suggest(word, known, limit=20)

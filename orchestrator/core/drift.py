@@ -14,7 +14,15 @@ from typing import Any, cast
 from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
 from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
-from orchestrator.core.spec import Command, Demand, InstanceSpec, ModelOrigin, ModelSet, ModelSpec
+from orchestrator.core.spec import (
+    Command,
+    Demand,
+    InstanceSpec,
+    ModelOrigin,
+    ModelSet,
+    ModelSpec,
+    OnDemand,
+)
 from orchestrator.core.units import format_duration, format_size
 from orchestrator.core.wording import as_written
 
@@ -108,6 +116,9 @@ def live_drift(
             keeps = _Keeps(old or ModelSet(), new or ModelSet(), managed, tuple(others))
             found += _holding_drift(keeps)
             continue
+        if name == "on_demand":
+            found += _start_drift(old, new)
+            continue
         if name == "demand":
             found += _demand_drift(old, new)
             continue
@@ -127,6 +138,22 @@ def _demand_drift(have: Demand | None, want: Demand | None) -> list[Drift]:
     """What the profile says of memory: an estimate only follows from what else has changed."""
     before, after = _declared(have), _declared(want)
     return [Drift("resources.memory", before, after)] if before != after else []
+
+
+def _start_drift(have: OnDemand | None, want: OnDemand | None) -> list[Drift]:
+    """When it runs, in the words of a profile."""
+    before, after = _start_words(have), _start_words(want)
+    return _mapping_drift(before, after)
+
+
+def _start_words(on_demand: OnDemand | None) -> dict[str, str]:
+    if on_demand is None:
+        return {"start": "always"}
+    words = {"start": "on-demand"}
+    if on_demand.idle is not None:
+        words["idle"] = format_duration(on_demand.idle)
+    words |= {"pin": "true"} if on_demand.pin else {}
+    return words | ({"preload": "true"} if on_demand.preload else {})
 
 
 def _declared(demand: Demand | None) -> str | None:

@@ -41,6 +41,8 @@ class EventType(StrEnum):
     ALERT = "alert"
     ALERT_OVER = "alert-over"
     MENDED = "mended"
+    WANTED = "wanted"
+    IDLE = "idle"
 
     APPLIED = "applied"
     PROFILE_ERROR = "profile-error"

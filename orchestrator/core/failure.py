@@ -9,6 +9,7 @@ from dataclasses import replace
 from orchestrator.core.backoff import LONGEST_WAIT, delay_before, within_window
 from orchestrator.core.cause import Mending
 from orchestrator.core.event import Event
+from orchestrator.core.on_demand import IDLE
 from orchestrator.core.rollback import has_lost_its_port, undone
 from orchestrator.core.status import ALIVE, InstanceStatus, Phase
 
@@ -22,15 +23,16 @@ def exited(status: InstanceStatus, event: Event) -> InstanceStatus:
         return status
     code = event.data.get("exit_code")
     gone = replace(status, process=None, exit_code=code, since=event.time)
-    if status.phase is Phase.STOPPING or status.held:
-        if status.condemned and not status.held:
+    if status.phase is Phase.STOPPING or status.held or status.rests:
+        if status.condemned and not (status.held or status.rests):
             return _failed_once(gone, event, reason=status.reason, message=status.message)
-        reason = "held" if status.held else ""
+        reason = "held" if status.held else IDLE if status.rests else ""
         return replace(
             gone,
             phase=Phase.STOPPED,
             reason=reason,
-            message="",
+            message=status.message if reason == IDLE else "",
+            rests=status.rests or status.held,
             started_at=None,
             condemned="",
             hurry=False,
@@ -39,7 +41,9 @@ def exited(status: InstanceStatus, event: Event) -> InstanceStatus:
         return replace(gone, phase=Phase.STOPPED, reason="", message=event.message)
     clean = code == 0 and status.ready_at is not None
     if clean and status.spec.restart.policy != "always":
-        return replace(gone, phase=Phase.STOPPED, reason="exited", message=event.message)
+        return replace(
+            gone, phase=Phase.STOPPED, reason="exited", message=event.message, rests=True
+        )
     return _failed_once(gone, event, reason=event.reason, message=event.message)
 
 
@@ -87,7 +91,14 @@ def _failed_once(
             message = f"gave up after {len(failures)} failures: {message}"
         known = event.data.get("hangs_on")
         mending = Mending.of_json(known) if known else None
-        return replace(base, phase=Phase.FAILED, message=message, retry_at=None, mending=mending)
+        return replace(
+            base,
+            phase=Phase.FAILED,
+            message=message,
+            retry_at=None,
+            mending=mending,
+            rests=True,
+        )
     delay = delay_before(streak, was_ready=was_ready, policy=policy, seed=status.start_id)
     if waits:
         delay = min(max(delay, 0.5), LONGEST_WAIT)
@@ -119,7 +130,16 @@ def mended(status: InstanceStatus, event: Event) -> InstanceStatus:
 
 
 def _has_memory(status: InstanceStatus, event: Event) -> InstanceStatus:
-    """One more try, after the pause that its failures call for."""
+    """One more try, after the pause that its failures call for; on demand, once it is asked for."""
+    if status.spec.on_demand is not None:
+        return replace(
+            status,
+            phase=Phase.STOPPED,
+            reason=IDLE,
+            message=event.message,
+            since=event.time,
+            mending=None,
+        )
     streak, policy = max(status.streak - 1, 0), status.spec.restart
     delay = delay_before(streak, was_ready=False, policy=policy, seed=status.start_id)
     return replace(

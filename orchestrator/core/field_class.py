@@ -43,6 +43,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "gpus": None,
     "facts": None,
     "gateway": LIVE,
+    "on_demand": LIVE,
 }
 """Every field of `InstanceSpec`; None for what only mirrors others (an address is in the command).
 `inputs`, files that changed on disk, are taken up by `apply` and `restart` alone."""
@@ -66,6 +67,10 @@ PROFILE_FIELDS: dict[str, FieldClass] = {
     "stop": LIVE,
     "update": LIVE,
     "limits": LIVE,
+    "start": LIVE,
+    "idle": LIVE,
+    "pin": LIVE,
+    "preload": LIVE,
     "attach": LIVE,
     "models": LIVE,
     "prune": LIVE,

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
-from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName
+from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName, StartMode
 from orchestrator.core.suggestion import suggest
 from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size
 
@@ -27,6 +27,7 @@ ATTACH_MODES = ("auto", "never", "only")
 LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
 POLICIES = ("always", "on-failure", "never")
+START_MODES = ("always", "on-demand")
 
 _NAME = re.compile(NAME_PATTERN)
 _REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[^}]+\}"}
@@ -259,6 +260,11 @@ Attach = Annotated[
     AttachMode,
     PlainValidator(_one_of(ATTACH_MODES, "way to attach")),
     WithJsonSchema(or_reference({"enum": list(ATTACH_MODES)})),
+]
+Start = Annotated[
+    StartMode,
+    PlainValidator(_one_of(START_MODES, "way to start")),
+    WithJsonSchema(or_reference({"enum": list(START_MODES)})),
 ]
 Mode = Annotated[
     LivenessMode,

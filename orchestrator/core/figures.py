@@ -15,8 +15,8 @@ from pydantic import (
 
 Counts = dict[str, NonNegativeInt]
 
-HISTOGRAMS = ("first_token", "request")
-"""What is told as a histogram; beside each are its median and its 95th percentile of late."""
+_OWN = {"first_token", "request", "used_at"}
+"""What is told for metrics alone, as histograms, and for the plan."""
 
 
 class _Told(BaseModel):
@@ -38,6 +38,7 @@ class InstanceFigures(_Told):
     `outcomes`: by class of status, `lost` where the instance broke off in the middle, `gone` where
     the client did. `tokens_s` is what it generates a second, over the last ten. Times are in
     seconds, medians and 95th percentiles of the last minute; `first_token` of streams alone.
+    `used_at` is when it was used last, by the boot clock.
     """
 
     in_flight: NonNegativeInt = 0
@@ -57,10 +58,11 @@ class InstanceFigures(_Told):
     request_p95_s: NonNegativeFloat | None = None
     first_token: Spread | None = None
     request: Spread | None = None
+    used_at: NonNegativeFloat | None = None
 
     def row(self) -> dict[str, Any]:
-        """As `status --json` has it: histograms are for metrics."""
-        return self.model_dump(exclude=set(HISTOGRAMS))
+        """As `status --json` has it."""
+        return self.model_dump(exclude=_OWN)
 
 
 class Lately(_Told):

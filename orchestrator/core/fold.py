@@ -12,6 +12,7 @@ from dataclasses import replace
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.failure import exited, mended, start_failed
 from orchestrator.core.model_rows import rows_of_next_run, rows_of_update, with_row
+from orchestrator.core.on_demand import IDLE
 from orchestrator.core.rollback import ROLLED_BACK, fallback_of, kept_rejection
 from orchestrator.core.status import (
     ALIVE,
@@ -37,8 +38,10 @@ def fold(observed: Observed, event: Event) -> Observed:
         return {**observed, event.instance: _begun(status, event)}
     if event.type is EventType.ADOPTED:
         return {**observed, event.instance: _adopted(status, event)}
-    if status is None and event.type is EventType.HELD and event.spec is not None:
-        status = InstanceStatus(event.instance, Phase.STOPPED, event.spec, since=event.time)
+    if status is None and event.type in _BEGIN_A_STATUS and event.spec is not None:
+        status = InstanceStatus(
+            event.instance, Phase.STOPPED, event.spec, since=event.time, rests=True
+        )
     if status is None or _is_late(status, event):
         return observed
     changed = _FOLDS[event.type](status, event) if event.type in _FOLDS else status
@@ -191,6 +194,7 @@ def _stopping(status: InstanceStatus, event: Event) -> InstanceStatus:
         reason=event.reason,
         message=event.message,
         since=event.time,
+        rests=status.rests or event.reason == IDLE,
         fallback=fallback_of(status, event.reason),
     )
 
@@ -204,12 +208,41 @@ def _held(status: InstanceStatus, event: Event) -> InstanceStatus:
         hurry = status.hurry or bool(event.data.get("hurry"))
         return replace(status, held=True, redo=False, hurry=hurry)
     return replace(
-        status, phase=Phase.STOPPED, reason="held", message="", held=True, redo=False, retry_at=None
+        status,
+        phase=Phase.STOPPED,
+        reason="held",
+        message="",
+        held=True,
+        redo=False,
+        rests=True,
+        retry_at=None,
     )
 
 
-def _redo(status: InstanceStatus, _event: Event) -> InstanceStatus:
-    return replace(status, held=False, redo=True, rejected=None)
+def _redo(status: InstanceStatus, event: Event) -> InstanceStatus:
+    # An apply is no request: what it starts in advance makes nobody go.
+    rests = status.rests and event.reason == "apply"
+    return replace(status, held=False, redo=True, rejected=None, rests=rests)
+
+
+def _wanted(status: InstanceStatus, _event: Event) -> InstanceStatus:
+    """A request waits for it. What was given up, or is held, is not tried again for that."""
+    if status.held or status.phase is Phase.FAILED:
+        return status
+    stopped = status.phase is Phase.STOPPED
+    return replace(
+        status,
+        rests=False,
+        reason="" if stopped else status.reason,
+        message="" if stopped else status.message,
+    )
+
+
+def _idle(status: InstanceStatus, event: Event) -> InstanceStatus:
+    """Nobody has used it for as long as it was declared to wait for that."""
+    if status.phase not in (Phase.READY, Phase.UNREADY):
+        return status
+    return replace(status, rests=True, message=event.message)
 
 
 def _released(status: InstanceStatus, _event: Event) -> InstanceStatus:
@@ -232,6 +265,7 @@ def _updated(status: InstanceStatus, event: Event) -> InstanceStatus:
         guessed=False,
         models=models,
         redo_models=False,
+        rests=status.rests and spec.on_demand is not None,
         health=health,
         rejected=None if accepted else status.rejected,
         fallback=None if accepted else status.fallback,
@@ -260,6 +294,8 @@ def _alert(status: InstanceStatus, event: Event) -> InstanceStatus:
     return replace(status, alerts=(*others, *new))
 
 
+_BEGIN_A_STATUS = frozenset({EventType.HELD, EventType.WANTED, EventType.REDO})
+
 _FOLDS = {
     EventType.SPAWNED: _spawned,
     EventType.PROGRESS: _progressed,
@@ -284,4 +320,6 @@ _FOLDS = {
     EventType.ALERT: _alert,
     EventType.ALERT_OVER: _alert,
     EventType.MENDED: mended,
+    EventType.WANTED: _wanted,
+    EventType.IDLE: _idle,
 }

@@ -5,6 +5,7 @@ Pure. One gate serves one plan: what it lets pass takes its share of what is lef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.address import hosts_overlap
@@ -20,6 +21,7 @@ class Waiting:
 
     reason: str
     message: str
+    for_memory: bool = False
 
 
 class Gate:
@@ -31,6 +33,7 @@ class Gate:
         self._ledger = Ledger(observed, budget)
         self.waits_for_memory = False
         """Something does: nobody tells when there is room, so it is to be looked again."""
+        self._making_room: list[str] = []
 
     def before_start(self, spec: InstanceSpec) -> Waiting | None:
         """Why a start has to wait; None lets it pass."""
@@ -49,11 +52,30 @@ class Gate:
         unmet = _unmet(spec, self._desired, self._observed)
         return unmet or self._objection(self._ledger.objection_to_replacing(spec))
 
+    def who_makes_room(self, spec: InstanceSpec, candidates: Sequence[str]) -> list[str]:
+        """Which of `candidates` have to go for a start that waits for memory, the first first;
+        nobody where that would not do, or where what is on its way out is enough."""
+        leaving = [s.name for s in self._observed.values() if s.phase is Phase.STOPPING]
+        leaving += self._making_room
+        gone: list[str] = []
+        for name in ["", *candidates]:
+            gone += [name] if name else []
+            if self._ledger.objection_without(spec, [*leaving, *gone]) is None:
+                break
+        else:
+            return []
+        for name in list(gone):
+            rest = [other for other in gone if other != name]
+            if self._ledger.objection_without(spec, [*leaving, *rest]) is None:
+                gone = rest
+        self._making_room += gone
+        return gone
+
     def _objection(self, message: str | None) -> Waiting | None:
         if message is None:
             return None
         self.waits_for_memory = True
-        return Waiting("blocked", message)
+        return Waiting("blocked", message, for_memory=True)
 
 
 def _unmet(spec: InstanceSpec, desired: Desired, observed: Observed) -> Waiting | None:

@@ -24,6 +24,7 @@ from orchestrator.core.drift import (
     restart_drift,
 )
 from orchestrator.core.gate import Gate, Waiting, awaiting, overlaps, promised
+from orchestrator.core.on_demand import IDLE, InUse, is_at_rest, make_room
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, aim, is_rejected
 from orchestrator.core.shared_store import returning
@@ -90,11 +91,16 @@ class Plan:
 
 
 def make_plan(
-    desired: Desired, observed: Observed, now: float, budget: Budget | None = None
+    desired: Desired,
+    observed: Observed,
+    now: float,
+    budget: Budget | None = None,
+    use: InUse | None = None,
 ) -> Plan:
     """Every action that can be submitted now, the reasons for what cannot, and when to wake.
 
-    `budget` is the memory that there is; None starts everything, whether it fits or not.
+    `budget` is the memory that there is; None starts everything, whether it fits or not. `use` says
+    who of those that run on demand is at work; without it none of them makes room for another.
     """
     waiting: dict[str, Waiting] = {}
     beside = [*desired.values(), *returning(desired, observed)]
@@ -106,6 +112,8 @@ def make_plan(
     actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
     for name, spec in desired.items():
         status = observed.get(name)
+        if is_at_rest(spec, status):
+            continue
         action = _start_new(spec) if status is None else _adjust(spec, status, now, desired, beside)
         waits = _waits(action, status, desired, gate)
         if waits is not None:
@@ -115,6 +123,9 @@ def make_plan(
             actions.append(action)
         elif status is not None and status.retry_at is not None and _is_retried(status):
             wakes.append(status.retry_at)
+    touched = {action.instance for action in actions} | waiting.keys()
+    going = make_room(waiting, gate, desired, observed, use, touched=touched)
+    actions += [_go(name, whom) for name, whom in going.items()]
     if gate.waits_for_memory:
         wakes.append(now + LOOK_AGAIN)
     return Plan(tuple(actions), waiting, tuple(forget), min(wakes, default=None))
@@ -139,6 +150,10 @@ def _stop(status: InstanceStatus) -> Action:
     return Action(
         Verb.STOP, status.name, reason="removed", message="no longer in the applied profiles"
     )
+
+
+def _go(name: str, whom: str) -> Action:
+    return Action(Verb.STOP, name, reason=IDLE, message=f"makes room for {whom}")
 
 
 def _kill(name: str) -> Action:
@@ -169,6 +184,8 @@ def _adjust(
         if status.phase in SERVING:
             return Action(Verb.STOP, spec.name, reason="held", message="held by hand")
         return None
+    if spec.on_demand is not None and status.rests and status.phase in SERVING:
+        return Action(Verb.STOP, spec.name, reason=IDLE, message=status.message)
     drift = process_drift(status.spec, spec, managed=status.managed)
     live = live_drift(status.spec, spec, managed=status.managed, beside=beside)
     if status.phase not in SERVING:
@@ -239,7 +256,8 @@ def _adjust_dead(
         again = f"again after: {status.message}" if status.message else "again"
         return Action(Verb.START, spec.name, spec, (), "restart", again) if due else None
     if status.phase is Phase.STOPPED and status.reason != "exited":
-        return Action(Verb.START, spec.name, spec, live, message="as declared")
+        why = "as declared" if spec.on_demand is None else "asked for by a request"
+        return Action(Verb.START, spec.name, spec, live, message=why)
     return None
 
 
@@ -266,6 +284,10 @@ def renewals(
     for name, spec in desired.items():
         status = observed.get(name)
         if status is None or (only is not None and name not in only):
+            continue
+        if spec.on_demand is not None and is_at_rest(spec, replace(status, held=False)):
+            if spec.on_demand.preload or status.held:
+                found[name] = spec.on_demand.preload
             continue
         dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)
         serving = status.phase in SERVING and status.managed
@@ -324,14 +346,19 @@ class Convergence:
     settled: bool
     missing: tuple[str, ...] = ()
     """`name: phase (message)` for each instance that is not ready as declared."""
+    at_rest: tuple[str, ...] = ()
+    """Those that are down as declared: nobody asks for them."""
 
 
 def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence:
     """`converged`: all ready as declared, nothing else left. `settled`: nothing is on its way."""
     missing: list[str] = []
     moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
+    at_rest = tuple(name for name, spec in desired.items() if is_at_rest(spec, observed.get(name)))
     for name in desired:
         status = observed.get(name)
+        if name in at_rest:
+            continue
         if name in plan.pending:
             why = plan.pending[name].message
             runs = status.phase.value if status is not None and status.phase in ALIVE else ""
@@ -361,7 +388,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     leaving = [name for name in observed if name not in desired]
     missing += [f"{name}: still {observed[name].phase}" for name in leaving]
     moving = moving or bool(leaving)
-    return Convergence(not missing, not moving, tuple(missing))
+    return Convergence(not missing, not moving, tuple(missing), at_rest)
 
 
 def _runs_another(spec: InstanceSpec, status: InstanceStatus) -> bool:

@@ -37,6 +37,8 @@ from orchestrator.core.fields import (
     Name,
     OllamaWord,
     Port,
+    PositiveDuration,
+    Start,
     Switch,
     Text,
     Variable,
@@ -101,6 +103,23 @@ class LlamaServerDefaults(_Common):
     args: list[Argument] = Field(
         default_factory=list[str],
         description="Arguments passed on as they are, after all others.",
+    )
+    start: Start | None = Field(
+        default=None,
+        description="always, or on-demand: the first request through the gateway starts it. "
+        "Default always.",
+    )
+    idle: PositiveDuration | None = Field(
+        default=None,
+        description="On demand: time after its last use until it is stopped. Default: never.",
+    )
+    pin: Switch | None = Field(
+        default=None,
+        description="On demand: never stop it to make room for another. Default false.",
+    )
+    preload: Switch | None = Field(
+        default=None,
+        description="On demand: start it when it is applied, before anybody asks. Default false.",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
+from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Convergence, Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
@@ -20,7 +21,9 @@ from orchestrator.core.status import (
     ModelState,
     ModelStatus,
     Observed,
+    Phase,
 )
+from orchestrator.core.wording import how_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def _rows(
     rows: list[dict[str, Any]] = []
     for name, spec in desired.items():
         status = observed.get(name)
-        if status is None:
+        if is_at_rest(spec, status):
+            rows.append(_rest_row(spec, status, now, stale.get(name, False)))
+        elif status is None:
             rows.append(_pending_row(spec, plan, None))
         elif status.phase not in ALIVE and name in plan.pending:
             rows.append(_pending_row(spec, plan, status))
@@ -124,6 +129,16 @@ def _pending_row(spec: InstanceSpec, plan: Plan, status: InstanceStatus | None) 
         "exit_code": status.exit_code if status else None,
         "retry_in_s": None,
     }
+
+
+def _rest_row(
+    spec: InstanceSpec, status: InstanceStatus | None, now: float, stale: bool
+) -> dict[str, Any]:
+    """Of one that runs on demand, and that nobody demands."""
+    row = _row(spec, status or InstanceStatus(spec.name, Phase.STOPPED, spec), now, None, stale)
+    since = row["since"] if status is not None else None
+    message = row["message"] if row["reason"] == IDLE else ""
+    return {**row, "since": since, "reason": IDLE, "message": message or "until a request comes"}
 
 
 def _held_back(waiting: Waiting | None) -> dict[str, Any]:
@@ -242,8 +257,10 @@ def summary_line(desired: Desired, state: Convergence, invalid: Sequence[str] = 
     """How many are ready, and what is missing: `1 of 2 ready: b: starting`."""
     missing = [*state.missing, *(f"{file} is invalid" for file in invalid)]
     names = instances_of(desired)
-    ready = sum(not any(line.startswith(f"{name}: ") for line in state.missing) for name in names)
-    said = f"{ready} of {len(names)} ready" if names else "nothing is declared"
+    lacking = {line.partition(": ")[0] for line in state.missing} & {*names}
+    idle = sum(name in state.at_rest for name in names)
+    ready = len(names) - len(lacking) - idle
+    said = how_many(ready, idle, len(names)) if names else "nothing is declared"
     return f"{said}: {'; '.join(missing)}" if missing else said
 
 

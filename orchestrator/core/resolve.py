@@ -45,6 +45,7 @@ from orchestrator.core.spec import (
     InputFile,
     InstanceSpec,
     ModelSet,
+    OnDemand,
 )
 from orchestrator.errors import InputError
 
@@ -181,7 +182,9 @@ class _Instance:
             if self._awaits is None:
                 return None
             spec = self._spec(effective, launch.command, launch.endpoint, launch.inputs)
-            return replace(spec, model=config.model, awaits=self._awaits)
+            return replace(
+                spec, model=config.model, awaits=self._awaits, on_demand=self._on_demand(config)
+            )
         odd = next((word for word in launch.command.argv if not is_utf8(word)), None)
         if odd is not None:
             message, hint = f"{odd!r} is not valid UTF-8", "rename the file, or its folder"
@@ -201,6 +204,17 @@ class _Instance:
             demand=placed.demand,
             gpus=placed.gpus,
             facts=facts_of(model, sees=mmproj is not None),
+            on_demand=self._on_demand(config),
+        )
+
+    def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
+        defaults = self._loaded.config.defaults.llama_server
+        if given("start", config, defaults) != "on-demand":
+            return None
+        return OnDemand(
+            idle=given("idle", config, defaults),
+            pin=bool(given("pin", config, defaults)),
+            preload=bool(given("preload", config, defaults)),
         )
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:

@@ -38,6 +38,7 @@ def broken_rules(values: Block) -> list[Issue]:
         _needs(values),
         _ports(values),
         _gateway(values),
+        _on_demand(values),
         _orders(values),
     )
     return [issue for rule in rules for issue in islice(rule, MAX_ISSUES + 1)]
@@ -93,6 +94,30 @@ def _needs(values: Block) -> Iterator[Issue]:
             continue
         chain = " -> ".join(repr(name) for name in circle[:12]) + (" ..." if circle[12:] else "")
         yield Issue(first, f"instances need each other in a circle: {chain}", key=False)
+
+
+def _on_demand(values: Block) -> Iterator[Issue]:
+    """What goes with a start on demand stands beside one, and nobody needs what may be down."""
+    modes = {name: _start(values, one) for name, one in _instances(values).items()}
+    for name, instance in _instances(values).items():
+        for key in ("idle", "pin", "preload"):
+            own = instance.get("engine", _DEFAULT_ENGINE) == _DEFAULT_ENGINE
+            if own and instance.get(key) not in (None, False) and modes[name] != "on-demand":
+                message = f"{key!r} of instance {shown(name)} goes with 'start: on-demand'"
+                hint = "add 'start: on-demand', or remove the line"
+                yield Issue(("instances", name, key), message, hint)
+        needs = instance.get("needs")
+        for index, need in enumerate(needs if isinstance(needs, list) else ()):
+            if modes.get(str(need)) == "on-demand":
+                message = f"instance {shown(name)} needs {shown(need)}, which runs on demand only"
+                hint = f"remove 'start: on-demand' from {shown(need)}: it always has to run"
+                yield Issue(("instances", name, "needs", index), message, hint, key=False)
+
+
+def _start(values: Block, instance: Block) -> Plain:
+    if instance.get("engine", _DEFAULT_ENGINE) != _DEFAULT_ENGINE:
+        return None
+    return instance.get("start", _defaults_of(values, instance).get("start"))
 
 
 def _gateway(values: Block) -> Iterator[Issue]:

@@ -11,9 +11,18 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
+from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Plan
+from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, ModelFacts, RouteSpec
-from orchestrator.core.status import ALIVE, InstanceStatus, ModelState, ModelStatus, Observed
+from orchestrator.core.status import (
+    ALIVE,
+    InstanceStatus,
+    ModelState,
+    ModelStatus,
+    Observed,
+    Phase,
+)
 
 AUTO_SLOTS = 4
 """What llama-server takes at once where nothing says otherwise."""
@@ -97,7 +106,9 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
     runs = status.spec if status is not None and alive else spec
     waiting = plan.pending.get(spec.name)
     phase, reason, message = "pending", "", ""
-    if status is not None and (alive or waiting is None):
+    if is_at_rest(spec, status):
+        phase, reason = Phase.STOPPED.value, IDLE
+    elif status is not None and (alive or waiting is None):
         phase, reason, message = status.phase.value, status.reason, status.message
     elif waiting is not None:
         reason, message = waiting.reason, waiting.message
@@ -113,6 +124,10 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
         "phase": phase,
         "reason": reason,
         "message": message,
+        "on_demand": spec.on_demand is not None,
+        "rests": is_at_rest(spec, status),
+        "failing": status is not None and _is_failing(status),
+        "starts_within": runs.readiness.deadline,
         "slots": _slots(runs),
         "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
         "models": [one.name for one in present if one.state is ModelState.PRESENT],
@@ -135,6 +150,12 @@ def _facts(
 def _said(facts: ModelFacts | None) -> dict[str, Any]:
     """What there is to say, and nothing of what nobody knows."""
     return {} if facts is None else {key: value for key, value in asdict(facts).items() if value}
+
+
+def _is_failing(status: InstanceStatus) -> bool:
+    """Its last start came to nothing, though it is tried again."""
+    never = status.ready_after_s is None
+    return status.phase is Phase.BACKOFF and never and status.reason != ROLLED_BACK
 
 
 def _slots(spec: InstanceSpec) -> int | None:

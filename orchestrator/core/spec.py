@@ -14,6 +14,7 @@ PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
+StartMode = Literal["always", "on-demand"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,19 @@ class ModelFacts:
     capabilities: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """Of an instance that is only started when somebody asks for it.
+
+    `idle`: seconds after its last use until it is stopped; None leaves it running. `pin`: never
+    stopped to make room for another. `preload`: started when it is applied, before anybody asks.
+    """
+
+    idle: float | None = None
+    pin: bool = False
+    preload: bool = False
+
+
 GATEWAY = "gateway"
 """The name of the one gateway, and of its engine: the program is a part of this package."""
 
@@ -305,7 +319,7 @@ class InstanceSpec:
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
     knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
-    engine chooses among all there are.
+    engine chooses among all there are, `on_demand` where it is always to run.
     """
 
     name: str
@@ -332,6 +346,7 @@ class InstanceSpec:
     gpus: tuple[int, ...] | None = None
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
+    on_demand: OnDemand | None = None
 
 
 Desired = dict[str, InstanceSpec]

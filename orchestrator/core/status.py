@@ -170,6 +170,9 @@ class InstanceStatus:
     """Its stop is to wait no longer: the plan kills it."""
     condemned: str = ""
     """`hung` or `timeout`: it runs, but must be ended; the plan stops it."""
+    rests: bool = False
+    """Nobody has asked for it since it was ended, or nobody uses it any more: on demand, it is
+    stopped and stays so."""
     redo: bool = False
     """Somebody asked for a new process, or for another try: the next start or replace clears it."""
     guessed: bool = False

@@ -9,6 +9,7 @@ from orchestrator.control.applied import AppliedSet
 from orchestrator.control.bus import Bus
 from orchestrator.control.executor import Executor
 from orchestrator.control.gauges import Gauges
+from orchestrator.control.idling import Idling
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine
 from orchestrator.control.toolchain import Toolchain
@@ -45,7 +46,11 @@ class Parts:
         self.toolchain = Toolchain(settings.cache_dir)
         self.budget = MemoryBudget(settings.memory, self.toolchain.gpu_totals)
         self.reconciler = Reconciler(
-            bus=self.bus, store=store, observed=store.observed(), budget=self.budget.now
+            bus=self.bus,
+            store=store,
+            observed=store.observed(),
+            budget=self.budget.now,
+            use=lambda: self.traffic.use(),
         )
         self.traffic = Traffic(self.bus, self.reconciler)
         self.executor = Executor(
@@ -65,6 +70,7 @@ class Parts:
         )
         self.reconciler.attach(self.executor)
         self.gauges = Gauges(self.bus, self.reconciler)
+        self.idling = Idling(self.bus, self.reconciler, self.traffic)
         self.applied = AppliedSet(
             bus=self.bus, store=store, reconciler=self.reconciler, machine=self._machine
         )

@@ -81,6 +81,7 @@ class Serving:
                     group.create_task(self._answer_read_again(), name="read again")
                     group.create_task(self._keep_house(), name="keep house")
                     group.create_task(parts.gauges.run(), name="gauges")
+                    group.create_task(parts.idling.run(), name="idling")
                     group.create_task(self._history.run(), name="history")
                     for look, name in second_look.looks(parts.bus, parts.reconciler, parts.applied):
                         group.create_task(look, name=name)

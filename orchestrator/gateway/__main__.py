@@ -33,6 +33,9 @@ IDLE = 120.0
 SWEEP = 5.0
 """Seconds between two looks at connections that do nothing."""
 
+ASK_AGAIN = 1.0
+"""Seconds after which it is asked once more for what somebody waits for."""
+
 REPORT = 0.5
 """Seconds between two reports of what is under way."""
 
@@ -58,7 +61,7 @@ def main() -> None:
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, log, clients = Room(), Figures(), AccessLog(), set[Inbound]()
-    known, stirred = asyncio.Event(), asyncio.Event()
+    known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
@@ -68,6 +71,7 @@ async def _run(host: str, port: int) -> None:
         room.update(table)
         known.set()
         stirred.set()
+        waited.set()
 
     def left(target: Target) -> None:
         # Who waits for it to have nothing to do any more, waits for this.
@@ -76,6 +80,7 @@ async def _run(host: str, port: int) -> None:
             stirred.set()
 
     room.on_leave = left
+    room.on_wait = waited.set
 
     def begun(record: Record) -> None:
         if not figures.lively:
@@ -106,6 +111,7 @@ async def _run(host: str, port: int) -> None:
             following,
             loop.create_task(_sweep(clients)),
             loop.create_task(_report(room, figures, stirred)),
+            loop.create_task(_want(room, waited)),
         ]
         await ended.wait()
         server.close()
@@ -138,6 +144,19 @@ async def _sweep(clients: set[Inbound]) -> None:
             limit = READS if client.in_the_middle else IDLE
             if client.reads and now - client.since > limit:
                 client.close()
+
+
+async def _want(room: Room, waited: asyncio.Event) -> None:
+    """Ask for what is started on demand as long as somebody waits for it and it is at rest: at
+    once, with each table, and every second, for the daemon may have been away."""
+    while True:
+        wanted = room.wanted()
+        for name in wanted:
+            await link.want(name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN if wanted else None):
+                await waited.wait()
+        waited.clear()
 
 
 async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:

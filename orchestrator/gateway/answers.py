@@ -52,9 +52,12 @@ def error(
     return document(status, error_body(protocol, status, code, message, hint), *more)
 
 
-def error_event(protocol: Protocol, message: str) -> bytes:
+def error_event(
+    protocol: Protocol, message: str, status: int = 502, code: str = "lost", hint: str = ""
+) -> bytes:
     """What ends a stream that cannot go on: a client that waits for more is told, not left."""
-    body = json.dumps(error_body(protocol, 502, "lost", message), separators=(",", ":")).encode()
+    error = error_body(protocol, status, code, message, hint)
+    body = json.dumps(error, separators=(",", ":")).encode()
     if protocol == "ollama":
         return body + b"\n"
     event = b"event: error\n" if protocol == "anthropic" else b""

@@ -28,6 +28,11 @@ class Call:
     """Where the request says its model, if it is a form."""
     asked_as: str = ""
     """What the client called the model."""
+    begun: bool = False
+    """The head of a stream has been sent, though nobody serves it yet."""
+
+    light: bool = False
+    """It only asks how an instance is, and need not wait for one that is busy."""
 
     def translated(self, target: Target) -> Asked | None:
         """The request in the words of the target, where it does not know those of the client.

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.gateway import answers, form
+from orchestrator.gateway import answers, early, form
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Headers, request_bytes
@@ -92,7 +92,7 @@ class Exchanges:
 
     async def _leg(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> None:
         for attempt in range(ATTEMPTS):
-            seat = await self._seat(call, leg, more=more)
+            seat = await self._seat(inbound, call, leg, more=more)
             try:
                 if await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS):
                     return
@@ -101,22 +101,32 @@ class Exchanges:
             call.record.retried.append(seat.target.name)
         raise _NextError(502, "lost", f"{leg.name} has broken off {ATTEMPTS} times")
 
-    async def _seat(self, call: Call, leg: Route, *, more: bool) -> Seat:
+    async def _seat(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> Seat:
         def wants(table: Table) -> Sequence[Choice]:
             # An edit may have changed what the name means while the request waited.
             return tuple(table.aims(table.route(leg.name) or leg))
 
-        if more and not any(target.serves for _, target in wants(self.room.table)):
+        def starting() -> str:
+            targets = [target for _, target in wants(self.room.table)]
+            wakes = next((target.name for target in targets if target.wakes), "")
+            return "" if any(target.serves for target in targets) else wakes
+
+        wakes = starting()
+        if more and not wakes and not any(t.serves for _, t in wants(self.room.table)):
             raise _unserved(leg, [target for _, target in wants(self.room.table)])
         loop = asyncio.get_running_loop()
         began = loop.time()
+        taking = self.room.take(
+            wants,
+            client=call.record.client,
+            priority=call.priority,
+            deadline=leg.slow if more else None,
+            light=call.light,
+        )
         try:
-            return await self.room.take(
-                wants,
-                client=call.record.client,
-                priority=call.priority,
-                deadline=leg.slow if more else None,
-            )
+            if wakes and early.has_comments(call):
+                return await early.kept_open(inbound, call, self.room, taking, starting)
+            return await taking
         except HopelessError as error:
             raise _unserved(leg, error.targets) from None
         except FullError:
@@ -189,6 +199,10 @@ class Exchanges:
         target: Target,
         asked: Asked | None,
     ) -> None:
+        if call.begun and not early.fits(head):
+            call.record.target = target.name
+            await early.fail_as_told(inbound, call, outbound, head, target.name)
+            return
         reply = Reply(inbound, call, head, target, asked)
 
         def write(piece: bytes) -> None:
@@ -209,6 +223,9 @@ class Exchanges:
             inbound.on_writable = _nothing
 
     def _refuse(self, inbound: Inbound, call: Call, error: _NextError) -> None:
+        if call.begun:
+            early.fail(inbound, call, error.status, error.code, error.message, error.hint)
+            return
         call.record.status = error.status
         more: Headers = list(call.record.marks)
         if error.status in (429, 503):

@@ -197,6 +197,7 @@ class Figures:
                     **(self._by[name].told(now) if name in self._by else {}),
                     "in_flight": in_flight[name],
                     "waiting": waiting[name],
+                    "used_at": room.used_at.get(name),
                     "tokens_s": self._tokens_s(name),
                 }
                 for name in table.targets

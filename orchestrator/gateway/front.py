@@ -157,7 +157,7 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route = Route(call.route.name, call.route.aims)
+            call.route, call.light = Route(call.route.name, call.route.aims), True
         await self.exchanges.serve(inbound, call)
 
     def _to_model(self, request: Request, record: Record) -> Call:
@@ -197,7 +197,9 @@ class Front:
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", (Aim(known),))
-        return Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
+        call.light = request.method in (b"GET", b"HEAD")
+        return call
 
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)

@@ -102,14 +102,29 @@ class Inbound(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as rest:
-            # Another protocol is offered, never demanded: what is asked for is answered in this.
-            if begun := data[rest.args[0] :]:
-                self.data_received(begun)
+            self._stay(data[rest.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(400, "bad-request", f"this is no HTTP/1.1 request: {error}")
         else:
             if not self._headed and self._head > MAX_HEAD:
                 self._refuse(431, "too-large", f"the head has more than {MAX_HEAD:,} bytes")
+
+    def _stay(self, rest: bytes) -> None:
+        """Another protocol is offered, never demanded: what is asked for is answered in this one.
+
+        The parser takes the offer for the end of the request, so it is told it without.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(400, "bad-request", "this is no proxy")
+            return
+        kept = [one for one in self._headers if one[0] != b"connection"]
+        if not self._parser.should_keep_alive():
+            kept.append((b"connection", b"close"))
+        line = method + b" " + self._target + b" HTTP/" + self._parser.get_http_version().encode()
+        head = b"\r\n".join((line, *(name + b": " + value for name, value in kept)))
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + b"\r\n\r\n" + rest)
 
     # --- the parser ------------------------------------------------------------------------
 
@@ -147,7 +162,7 @@ class Inbound(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._closing:
+        if self._closing or self._parser.should_upgrade():
             return
         request = Request(
             self._parser.get_method(),

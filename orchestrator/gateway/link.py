@@ -47,9 +47,18 @@ async def _follow_one(take: Callable[[Table, dict[str, Any]], None], path: str) 
 
 async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
     """Hand the daemon what is under way. Nobody there to be told is no error."""
-    body = json.dumps(figures, separators=(",", ":")).encode()
+    await _post(b"/v1/gateway/figures", figures, path)
+
+
+async def want(instance: str, *, path: str = SOCKET) -> None:
+    """Ask the daemon to start it. Nobody there to be asked is no error: it is asked again."""
+    await _post(b"/v1/gateway/want", {"instance": instance}, path)
+
+
+async def _post(route: bytes, what: dict[str, Any], path: str) -> None:
+    body = json.dumps(what, separators=(",", ":")).encode()
     head = (
-        b"POST /v1/gateway/figures HTTP/1.0\r\nHost: localhost\r\n"
+        b"POST " + route + b" HTTP/1.0\r\nHost: localhost\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     )
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):

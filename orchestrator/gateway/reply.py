@@ -35,7 +35,10 @@ class Reply:
         self._flow = call.record.watch(
             call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
         )
-        if self._say is None:
+        if call.begun:
+            # It has begun as a stream while nobody served it.
+            self._begun, self._chunked = True, call.request.chunked_is_known
+        elif self._say is None:
             self._begin()
 
     def write(self, piece: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,14 @@ def _nobody(_target: Target) -> None:
     """Nobody wants to know."""
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _boot_clock() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _less(counts: Counter[Any], key: object) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
@@ -81,6 +90,10 @@ class Room:
     """Requests by whose seats they hold: `Target.seats`."""
     on_leave: Callable[[Target], None] = _nobody
     """Called when a request of a target is over."""
+    on_wait: Callable[[], None] = _nothing
+    """Called when a request begins to wait."""
+    used_at: dict[str, float] = field(default_factory=dict[str, float])
+    """When each target was at work last, by the boot clock."""
     _of_client: Counter[str] = field(default_factory=Counter[str])
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
     _shunned: dict[str, float] = field(default_factory=dict[str, float])
@@ -94,11 +107,15 @@ class Room:
         client: str,
         priority: int = 0,
         deadline: float | None = None,
+        light: bool = False,
     ) -> Seat:
-        """A seat at one of what is wanted, now or when one is free.
+        """A seat at one of what is wanted, now or when one is free. `light`: it only asks how the
+        target is, so it waits for no slot.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
+        if light and (there := self._serving(wants(self.table))):
+            return self._seat(there, client)
         if not self._waiting and (free := self._free(wants(self.table))):
             return self._seat(free, client)
         self._check(wants)
@@ -108,21 +125,34 @@ class Room:
         waiter = _Waiter(client, priority, next(self._numbers), wants, loop.create_future())
         self._waiting.append(waiter)
         self._call_next()
+        self.on_wait()
         try:
-            async with asyncio.timeout(self.deadline if deadline is None else deadline):
-                choice = await waiter.turn
-        except TimeoutError:
-            self._give_up(waiter)
-            raise LateError from None
+            choice = await self._turn(waiter, deadline)
         except BaseException:
             self._give_up(waiter)
             raise
         return Seat(*choice, client)
 
+    async def _turn(self, waiter: _Waiter, deadline: float | None) -> Choice:
+        """Its turn. Raises `LateError`; but what starts on demand has the time that starts have,
+        and after that the slots may still be busy for as long as ever."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(self.deadline if deadline is None else deadline):
+                    return await asyncio.shield(waiter.turn)
+            except TimeoutError:
+                starts = [t for _, t in waiter.wants(self.table) if t.wakes]
+                within = max((t.starts_within for t in starts if t.phase == "starting"), default=0)
+                if deadline is not None or loop.time() - began >= within:
+                    raise LateError from None
+
     def leave(self, seat: Seat) -> None:
         """The request is over: the seat is the next one's."""
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
+        self.used_at[seat.target.name] = _boot_clock()
         self._call_next()
         self.on_leave(seat.target)
 
@@ -161,6 +191,18 @@ class Room:
             counts.update({target.name for _, target in waiter.wants(self.table)})
         return counts
 
+    def wanted(self) -> set[str]:
+        """Those at rest that somebody waits for who waits for nothing else that may come."""
+        found: set[str] = set()
+        if not any(target.rests for target in self.table.targets.values()):
+            return found
+        for waiter in self._waiting:
+            choices = [target for _, target in waiter.wants(self.table)]
+            resting = [target.name for target in choices if target.rests]
+            if resting and not any(one.serves or (one.comes and not one.rests) for one in choices):
+                found.add(resting[0])
+        return found
+
     def _check(self, wants: Callable[[Table], Sequence[Choice]]) -> None:
         choices = wants(self.table)
         if not any(target.serves or target.comes for _, target in choices):
@@ -196,6 +238,9 @@ class Room:
         self.under_way[target.seats] += 1
         self._of_client[client] += 1
         return Seat(aim, target, client)
+
+    def _serving(self, choices: Sequence[Choice]) -> Choice | None:
+        return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice]) -> Choice | None:
         """The least busy that serves and has a free slot, by weight; equals take turns."""

@@ -22,6 +22,8 @@ class Target:
 
     `run` tells one process of it from the next. `slots` is how many it works on at once, None where
     nobody knows. `model` replaces what the client called it, where the server goes by the name.
+    `on_demand`: it runs when somebody asks for it; `rests`: it is down until then; `failing`: its
+    last start came to nothing; `starts_within`: the most seconds that a start takes.
     """
 
     name: str
@@ -41,6 +43,9 @@ class Target:
         default_factory=dict[str, Mapping[str, Any]], compare=False
     )
     """What clients are told of a model, by what the server calls it; empty for its only one."""
+    rests: bool = False
+    failing: bool = False
+    starts_within: float = 0.0
 
     @property
     def serves(self) -> bool:
@@ -53,8 +58,16 @@ class Target:
 
     @property
     def comes(self) -> bool:
-        """Whether waiting for it can help."""
-        return self.phase in COMES or self.on_demand
+        """Whether waiting for it can help. Who asks for a start is told why it has failed, at once
+        and not when it was tried often enough."""
+        if self.on_demand and self.failing:
+            return False
+        return self.phase in COMES or self.rests
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it is only down because nobody has asked, or comes up since somebody has."""
+        return self.on_demand and self.comes and not self.serves
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> Target:
@@ -73,6 +86,9 @@ class Target:
             models=tuple(row.get("models", ())),
             on_demand=row.get("on_demand", False),
             facts=row.get("facts", {}),
+            rests=row.get("rests", False),
+            failing=row.get("failing", False),
+            starts_within=row.get("starts_within", 0.0),
         )
 
 

@@ -235,3 +235,16 @@ def test_no_slot_is_ever_lost_or_given_twice(acts: list[Callable[[Crowd], None]]
         assert not crowd.room.under_way
 
     play(scene())
+
+
+def test_who_only_asks_how_it_is_waits_for_no_slot() -> None:
+    async def story() -> None:
+        room = Room(table=table(target("a", slots=1)))
+        busy = await room.take(wants("a"), client="x")
+        light = await room.take(wants("a"), client="y", light=True)
+        assert light.target.name == "a"
+        room.leave(light)
+        room.leave(busy)
+        assert not room.under_way
+
+    asyncio.run(story())

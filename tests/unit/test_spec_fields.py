@@ -22,6 +22,7 @@ from orchestrator.core.spec import (
     ModelFacts,
     ModelSet,
     ModelSpec,
+    OnDemand,
     Readiness,
     RestartPolicy,
     StopPolicy,
@@ -56,6 +57,7 @@ OTHERS: dict[str, object] = {
     "gpus": (0,),
     "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
+    "on_demand": OnDemand(),
 }
 """Another value of each field."""
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from orchestrator.cli import model_lines
 from orchestrator.cli.mcp_server.desk import Desk
 from orchestrator.cli.mcp_server.plain import tidy
+from orchestrator.core.wording import is_idle
 from orchestrator.errors import NoDaemonError, TimedOutError
 
 Result = TypeVar("Result")
@@ -150,7 +151,8 @@ def timed_out(
 def doing(status: Mapping[str, Any], names: Callable[[str], bool]) -> str:
     """What those are at that are not ready."""
     rows = [one for one in status.get("instances", ()) if names(one["name"])]
-    open_ = [one for one in rows if one["phase"] != "ready" or one["lacking"]] or rows
+    unready = [one for one in rows if one["phase"] != "ready" or one["lacking"]]
+    open_ = [one for one in unready if not is_idle(one)] or rows
     return "; ".join(f"{one['name']}: {_at(one)}" for one in open_)
 
 
