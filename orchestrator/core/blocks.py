@@ -205,7 +205,7 @@ class LogConfig(Block):
     )
     content: bool = Field(
         default=False,
-        description="Also the beginning of what was asked: prompts are then in a file.",
+        description="Also the beginning of what was asked: prompts in a file. Default false.",
     )
 
 

@@ -15,8 +15,8 @@ from pydantic import (
 
 Counts = dict[str, NonNegativeInt]
 
-_OWN = {"first_token", "request", "used_at"}
-"""What is told for metrics alone, as histograms, and for the plan."""
+HISTOGRAMS = {"first_token", "request"}
+"""What is told for metrics alone; beside each are its median and its 95th percentile of late."""
 
 
 class _Told(BaseModel):
@@ -62,7 +62,7 @@ class InstanceFigures(_Told):
 
     def row(self) -> dict[str, Any]:
         """As `status --json` has it."""
-        return self.model_dump(exclude=_OWN)
+        return self.model_dump(exclude=HISTOGRAMS)
 
 
 class Lately(_Told):

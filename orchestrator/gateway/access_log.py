@@ -89,7 +89,7 @@ def line_of(
         "first_byte_ms": _ms(first - record.began) if first is not None else None,
         "waited_ms": _ms(record.waited),
         "prompt_tokens": tokens.prompt,
-        "tokens": tokens.generated,
+        "generated_tokens": tokens.generated,
         "bytes": record.sent,
         "retries": record.retries,
         "fallbacks": record.fallbacks,
