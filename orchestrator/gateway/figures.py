@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.gateway.record import Record
@@ -94,7 +94,7 @@ class _Of:
     def add(self, record: Record, prompt: int, generated: int, now: float) -> None:
         self.outcomes[record.outcome] += 1
         self.failures += record.failed
-        self.fallbacks += bool(record.fallbacks and record.target)
+        self.fallbacks += record.fell_back
         self.sent += record.sent
         self.prompt += prompt
         self.generated += generated
@@ -120,16 +120,34 @@ class _Of:
 
 
 @dataclass(slots=True)
+class _Asked:
+    """Requests for one name, or of one client."""
+
+    requests: int = 0
+    failures: int = 0
+    fallbacks: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+    def add(self, record: Record, prompt: int, generated: int) -> None:
+        self.requests += 1
+        self.failures += record.failed
+        self.fallbacks += record.fell_back
+        self.prompt_tokens += prompt
+        self.generated_tokens += generated
+
+
+@dataclass(slots=True)
 class Figures:
     """Counts since the gateway began."""
 
     _whole: _Of = field(default_factory=_Of)
     _by: defaultdict[str, _Of] = field(default_factory=lambda: defaultdict[str, _Of](_Of))
-    _names: defaultdict[str, Counter[str]] = field(
-        default_factory=lambda: defaultdict[str, Counter[str]](Counter)
+    _names: defaultdict[str, _Asked] = field(
+        default_factory=lambda: defaultdict[str, _Asked](_Asked)
     )
-    _clients: defaultdict[str, Counter[str]] = field(
-        default_factory=lambda: defaultdict[str, Counter[str]](Counter)
+    _clients: defaultdict[str, _Asked] = field(
+        default_factory=lambda: defaultdict[str, _Asked](_Asked)
     )
     _own: Counter[str] = field(default_factory=Counter[str])
     _open: set[Record] = field(default_factory=set[Record])
@@ -153,16 +171,9 @@ class Figures:
         for name in record.retried:
             self._whole.retries += 1
             self._by[name].retries += 1
-        said = Counter(
-            requests=1,
-            failures=int(record.failed),
-            fallbacks=int(bool(record.fallbacks and record.target)),
-            prompt_tokens=prompt,
-            generated_tokens=generated,
-        )
-        self._names[record.model or OTHER].update(said)
+        self._names[record.model or OTHER].add(record, prompt, generated)
         if record.named:
-            self._clients[record.who].update(said)
+            self._clients[record.who].add(record, prompt, generated)
 
     @property
     def lively(self) -> bool:
@@ -203,7 +214,7 @@ class Figures:
                 for name in table.targets
             },
             "names": _counts(self._names, (*table.names, *table.targets, OTHER)),
-            "clients": {name: dict(+counts) for name, counts in self._clients.items()},
+            "clients": {name: asdict(counts) for name, counts in self._clients.items()},
             "own": dict(self._own),
         }
 
@@ -228,5 +239,5 @@ _REQUESTS = "/"
 _SHARES = ("requests", "failures", "fallbacks")
 
 
-def _counts(by: dict[str, Counter[str]], names: Iterable[str]) -> dict[str, dict[str, int]]:
-    return {name: dict(+by[name]) for name in dict.fromkeys(names) if name in by}
+def _counts(by: dict[str, _Asked], names: Iterable[str]) -> dict[str, dict[str, int]]:
+    return {name: asdict(by[name]) for name in dict.fromkeys(names) if name in by}

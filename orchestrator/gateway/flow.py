@@ -9,29 +9,29 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-HEAD = 1024
+HEAD = 768
 """Bytes of the beginning that are looked at: Anthropic and embeddings tell of the prompt there."""
 
-TAIL = 1536
+TAIL = 1024
 """Bytes of the end that are looked at: everybody else tells of all tokens there."""
+
+SLACK = 512
+"""Bytes that come together before the oldest are let go of; every stream under way keeps them."""
 
 MOST = 10**8
 """Tokens that one answer may claim: a server elsewhere says what it likes."""
 
 # The quotes of a key cannot be mistaken for a part of what was generated: there they are escaped.
 _COUNT = re.compile(
-    rb'"(completion_tokens|output_tokens|eval_count|tokens_predicted|predicted_n'
+    rb'"(completion_tokens|output_tokens|eval_count|predicted_n'
     rb"|prompt_tokens|input_tokens|cache_read_input_tokens|cache_creation_input_tokens"
-    rb'|prompt_eval_count|prompt_n|cache_n|tokens_evaluated)"\s*:\s*(\d{1,12})(?=[\s,}\]])'
+    rb'|prompt_eval_count|prompt_n|cache_n)"\s*:\s*(\d{1,12})(?=[\s,}\]])'
 )
 
-_GENERATED = (
-    "completion_tokens",
-    "output_tokens",
-    "eval_count",
-    "tokens_predicted",
-    "predicted_n",
-)
+_MARKS = (b'"usage"', b'"timings"', b'"prompt_eval_count"', b'"eval_count"')
+"""Behind the last of each stand the counts: what is before is not looked at."""
+
+_GENERATED = ("completion_tokens", "output_tokens", "eval_count", "predicted_n")
 """OpenAI's, Anthropic's and of `/v1/responses`, Ollama's, llama-server's own."""
 
 _PROMPT = (
@@ -39,7 +39,6 @@ _PROMPT = (
     ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
     ("prompt_eval_count",),
     ("prompt_n", "cache_n"),
-    ("tokens_evaluated",),
 )
 """The first that is said counts, with what had been in the cache."""
 
@@ -69,7 +68,7 @@ class Flow:
             self._head += piece[: HEAD - len(self._head)]
         tail = self._tail
         tail += piece
-        if len(tail) > 2 * TAIL:
+        if len(tail) > TAIL + SLACK:
             del tail[:-TAIL]
 
     @property
@@ -84,18 +83,26 @@ class Flow:
     def tokens(self, *, whole: bool) -> Tokens:
         """As the server says, at the end of the answer. Where it does not say what it generated, or
         was not heard to the end, the events of a stream are taken for tokens."""
-        said = _said(self._head, bytes(self._tail[-TAIL:]))
+        said = _said(bytes(self._tail[-TAIL:]))
+        prompt = _prompt(said)
+        if prompt is None:
+            said = _said(self._head) | said
+            prompt = _prompt(said)
         generated = next((said[key] for key in _GENERATED if key in said), None)
         if self.counts and (generated is None or not whole):
             generated = max(generated or 0, self.events)
-        prompt = next((keys for keys in _PROMPT if keys[0] in said), ())
-        return Tokens(sum(said.get(key, 0) for key in prompt) if prompt else None, generated)
+        return Tokens(prompt, generated)
 
 
-def _said(*texts: bytes) -> dict[str, int]:
+def _prompt(said: dict[str, int]) -> int | None:
+    keys = next((keys for keys in _PROMPT if keys[0] in said), None)
+    return sum(said.get(key, 0) for key in keys) if keys is not None else None
+
+
+def _said(text: bytes) -> dict[str, int]:
     """What is said last of each."""
-    said: dict[str, int] = {}
-    for text in texts:
-        for key, value in _COUNT.findall(text):
-            said[key.decode()] = min(int(value), MOST)
-    return said
+    begins = [at for at in map(text.rfind, _MARKS) if at >= 0]
+    if not begins:
+        return {}
+    found = _COUNT.findall(text, min(begins))
+    return {key.decode(): min(int(value), MOST) for key, value in found}

@@ -58,6 +58,11 @@ class Record:
         return "lost" if self.lost else "gone" if self.gone else f"{self.status // 100}xx"
 
     @property
+    def fell_back(self) -> bool:
+        """Whether something else than was asked for has answered."""
+        return self.fallbacks > 0 and bool(self.target)
+
+    @property
     def failed(self) -> bool:
         return self.lost or self.status >= 500
 

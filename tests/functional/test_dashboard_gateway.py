@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +39,7 @@ class Desk:
         model = str(self.world.model)
         # A long context, so that a stream that nobody reads goes on; one slot, so that others wait.
         slow = {"ctx-size": 65536, "parallel": 1}
-        whole = {
+        whole: dict[str, Any] = {
             "instances": {
                 "a": {"model": model, "port": "auto", "flags": slow},
                 "b": {"model": model, "port": "auto"},
