@@ -82,6 +82,10 @@ def _of_a_start(
     spec: InstanceSpec, status: InstanceStatus | None, declared: InstanceSpec, observed: Observed
 ) -> None:
     assert spec.awaits is None, "started without its model"
+    if spec.on_demand is not None and not spec.on_demand.preload:
+        assert status is not None, "nobody has asked for it"
+        down = status.phase is Phase.STOPPED and status.rests
+        assert not down or status.redo, "nobody has asked for it"
     for need in spec.needs:
         assert need in observed, f"started without {need}"
         assert observed[need].phase is Phase.READY, f"started before {need} is ready"
@@ -114,6 +118,7 @@ def _of_a_fold(before: Observed, event: Event, after: Observed) -> None:
         return
     if then.phase is Phase.FAILED and now.phase is not Phase.FAILED:
         known = (*BEGINS_A_RUN, EventType.HELD, EventType.MENDED)
+        assert event.type is not EventType.WANTED, "a request mends nothing"
         assert event.type in known, f"failed is left by {event.type}"
     if now.held and not then.held:
         assert event.type is EventType.HELD
@@ -150,6 +155,9 @@ def may_stop(world: World, name: str) -> None:
     declared = (world.loop.desired or {}).get(name)
     if declared is None or name in world.asked:
         return
+    if world.loop.observed[name].reason == "idle":
+        _of_an_idle_stop(world, name, declared)
+        return
     if name in world.attached:
         other_port = world.attached[name].port != declared.endpoint.port
         assert other_port or declared.attach == "never", f"{name} is let go of for nothing"
@@ -164,6 +172,26 @@ def may_stop(world: World, name: str) -> None:
     assert condemned or not same, f"{name} is stopped for nothing"
     undone = _is_undone(declared, world.loop.observed[name])
     assert condemned or not undone, f"{name} is stopped for what was rejected"
+
+
+def _of_an_idle_stop(world: World, name: str, declared: InstanceSpec) -> None:
+    """Only what runs on demand is stopped because nobody uses it; for another, neither what is at
+    work nor what is pinned."""
+    status = world.loop.observed[name]
+    assert declared.on_demand is not None, f"{name} is always to run"
+    if status.message.startswith("makes room"):
+        assert name not in world.busy | world.wanted, f"{name} is at work"
+        assert not declared.on_demand.pin, f"{name} is pinned"
+        whom = status.message.split()[-1]
+        assert whom in world.loop.plan.pending or whom in world.starts or whom in world.busy, whom
+
+
+def rests(spec: InstanceSpec, status: InstanceStatus | None) -> bool:
+    """It runs on demand, is down, and nobody has asked for it."""
+    if spec.on_demand is None or status is None:
+        return spec.on_demand is not None and not spec.on_demand.preload
+    asked = status.held or status.redo or not status.rests
+    return status.phase is Phase.STOPPED and not asked
 
 
 def essence(spec: InstanceSpec) -> InstanceSpec:
@@ -195,7 +223,8 @@ def after_a_pass(world: World) -> None:
         assert world.wake_at is not None, "nobody looks whether there is memory"
         assert world.wake_at <= world.clock + 1.0
     extra = observed.keys() - desired.keys()
-    lacking = [n for n, spec in desired.items() if not _as_declared(spec, observed.get(n))]
+    awake = {n: spec for n, spec in desired.items() if not rests(spec, observed.get(n))}
+    lacking = [n for n, spec in awake.items() if not _as_declared(spec, observed.get(n))]
     assert loop.state.converged == (not extra and not lacking), (loop.state, lacking, extra)
     assert bool(loop.state.missing) != loop.state.converged
 
@@ -241,7 +270,10 @@ def at_rest(world: World) -> None:
     """The world was left alone and well: all is as declared, but for what has a reason."""
     desired, observed = world.loop.desired, world.loop.observed
     assert desired is not None
-    assert desired.keys() == observed.keys() | world.loop.plan.pending.keys()
+    unasked = {name for name, spec in desired.items() if rests(spec, observed.get(name))}
+    assert desired.keys() == observed.keys() | world.loop.plan.pending.keys() | unasked
+    kept = world.wanted - world.loop.plan.pending.keys()
+    assert not kept, f"requests wait for ever: {kept}"
     assert world.loop.state.settled, f"`apply` would wait for ever: {world.loop.state}"
     for name, spec in desired.items():
         assert _may_rest(world, name, spec), f"{name} rests as {observed.get(name)}"
@@ -254,6 +286,8 @@ def at_rest(world: World) -> None:
 
 def _may_rest(world: World, name: str, spec: InstanceSpec) -> bool:
     status = world.loop.observed.get(name)
+    if rests(spec, status):
+        return world.run_of(name) is None
     if name in world.loop.plan.pending:
         without = spec.awaits is not None or any(_is_away(world, need) for need in spec.needs)
         return without or name in _undone(world) or _is_kept_out(world, name)
@@ -281,8 +315,18 @@ def _is_kept_out(world: World, name: str) -> bool:
     waits = world.loop.plan.pending.get(name)
     others = [status for n, status in _undone(world).items() if n != name]
     port = (world.loop.desired or {})[name].endpoint.port
-    for_memory = bool(others) and waits is not None and "of memory" in waits.message
+    for_memory = waits is not None and "of memory" in waits.message
+    for_memory = for_memory and (bool(others) or _may_wait_for_memory(world, name))
     return for_memory or any(status.spec.endpoint.port == port for status in others)
+
+
+def _may_wait_for_memory(world: World, name: str) -> bool:
+    """Nobody goes for what is loaded in advance, and what is pinned goes for nobody."""
+    desired, observed = world.loop.desired or {}, world.loop.observed
+    on_demand, status = desired[name].on_demand, observed.get(name)
+    in_advance = on_demand is not None and (status is None or status.rests)
+    pinned = [n for n, spec in desired.items() if spec.on_demand and spec.on_demand.pin]
+    return in_advance or any(world.run_of(other) for other in pinned)
 
 
 def _is_away(world: World, need: str) -> bool:
@@ -299,12 +343,14 @@ def all_well(world: World) -> None:
         if _is_kept_out(world, name):
             hoped.discard(name)
             continue
-        assert _as_declared(desired[name], world.loop.observed.get(name)), (
+        status = world.loop.observed.get(name)
+        assert rests(desired[name], status) or _as_declared(desired[name], status), (
             f"{name} does not come up: {world.loop.state.missing}"
         )
     if hoped == desired.keys():
         assert world.loop.state.converged
-        assert {run.name for run in world.runs} | world.attached.keys() == desired.keys()
+        unasked = {n for n, spec in desired.items() if rests(spec, world.loop.observed.get(n))}
+        assert {run.name for run in world.runs} | world.attached.keys() == desired.keys() - unasked
 
 
 def _hopes_for(name: str, desired: Desired, hopeless: set[str]) -> bool:

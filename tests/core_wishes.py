@@ -16,6 +16,7 @@ from orchestrator.core.spec import (
     InstanceSpec,
     ModelSet,
     ModelSpec,
+    OnDemand,
     OnFailure,
     PolicyName,
     RestartPolicy,
@@ -50,6 +51,7 @@ class Wish:
     auto_port: bool = False
     borrows: bool = False
     memory: int | None = None
+    on_demand: OnDemand | None = None
 
     def resolve(
         self,
@@ -87,6 +89,7 @@ class Wish:
             attach=self.attach if ollama else "never",
             holds=ModelSet(held) if ollama else None,
             awaits=awaits,
+            on_demand=None if ollama else self.on_demand,
             demand=None if self.memory is None else Demand(self.memory, declared=True),
         )
 

@@ -23,6 +23,7 @@ from orchestrator.control.intents import Intents, VerbName
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.event import Event, EventType
+from orchestrator.core.on_demand import Use, is_at_rest
 from orchestrator.core.promise import kept_promises
 from orchestrator.core.spec import Desired, InstanceSpec, ModelSpec
 from orchestrator.core.status import (
@@ -78,6 +79,12 @@ class World:
     attached: dict[str, Attachment] = field(default_factory=dict[str, Attachment])
     asked: set[str] = field(default_factory=set[str])
     """Who is to be ended, or begun anew, by somebody's word."""
+    wanted: set[str] = field(default_factory=set[str])
+    """For whom a request waits: the gateway asks for them until they are ready, or given up."""
+    busy: set[str] = field(default_factory=set[str])
+    """Who is at work for a client."""
+    used: dict[str, float] = field(default_factory=dict[str, float])
+    """When each was at work last."""
     saved: Observed = field(default_factory=dict[str, InstanceStatus])
     declared: Desired = field(default_factory=dict[str, InstanceSpec])
     number: int = 0
@@ -120,6 +127,7 @@ class World:
             store=cast(Store, self),
             observed=dict(self.saved),
             budget=lambda _: self._memory(),
+            use=self.use,
         )
         self.loop.attach(cast(Executor, self.executor))
         self.intents = Intents(self.bus, self.loop)
@@ -161,6 +169,12 @@ class World:
             self.step()
         self.bus.post(NewDesired(dict(self.declared), renew=False, number=self.number))
         self.step()
+
+    def use(self) -> dict[str, Use]:
+        """As the gateway tells it."""
+        at_work = self.busy | self.wanted
+        names = at_work | self.used.keys()
+        return {name: Use(self.used.get(name, 0.0), name in at_work) for name in names}
 
     def _new_id(self) -> SimpleNamespace:
         self.counted += 1
@@ -395,6 +409,9 @@ class World:
             if wish.borrows and AWAITED not in self.models and not promised:
                 # Refused: nobody has the model, and nobody will.
                 wish = self.wishes[name] = replace(wish, borrows=False)
+            # Nobody needs what may be down: that is refused.
+            needs = [n for n in wish.needs if n not in self.wishes or not self.wishes[n].on_demand]
+            wish = replace(wish, needs=tuple(needs))
             found[name] = wish.resolve(name, self.versions, self.models, kept)
         return found
 
@@ -408,6 +425,38 @@ class World:
             except StopIteration:
                 return
             raise AssertionError("an intent that is not waited for waits")
+
+    def want(self, name: str) -> None:
+        """A request comes, and waits."""
+        spec = (self.loop.desired or {}).get(name)
+        if spec is not None and spec.on_demand is not None:
+            self.wanted.add(name)
+            self.bus.post(Event(EventType.WANTED, name, reason="request", spec=spec))
+
+    def serve(self) -> bool:
+        """As the gateway does it: asks for what waits, and tells what came of it. True when it had
+        to ask for something."""
+        asks = False
+        for name in list(self.wanted):
+            status, spec = self.loop.observed.get(name), (self.loop.desired or {}).get(name)
+            given_up = status is not None and (status.phase == "failed" or status.held)
+            if spec is None or spec.on_demand is None or given_up:
+                self.wanted.discard(name)
+            elif status is not None and status.phase == "ready":
+                self.wanted.discard(name)
+                self.used[name] = self.clock
+            elif is_at_rest(spec, status):
+                self.want(name)
+                asks = True
+        return asks
+
+    def idle(self, name: str) -> None:
+        """Nobody has used it for long."""
+        status = self.loop.observed.get(name)
+        if status is not None and name not in self.busy | self.wanted:
+            on_demand = status.spec.on_demand
+            if on_demand is not None and on_demand.idle is not None:
+                self.tell(EventType.IDLE, name, status.start_id, reason="idle")
 
     def look_again(self) -> bool:
         """As `control/second_look.py` does: True when it had all resolved anew."""
@@ -433,6 +482,7 @@ class World:
     def heal(self) -> None:
         """From now on nothing goes wrong any more by itself."""
         self.disk_full, self.others_memory = False, 0
+        self.busy.clear()
         only = {wish.port for wish in self.wishes.values() if wish.attach == "only"}
         self.strangers = dict.fromkeys(only, "ollama")
 
@@ -443,9 +493,10 @@ class World:
         if self.bus.waiting or (self.wake_at is not None and self.wake_at <= self.clock):
             self.step()
             self.look_again()
+            self.serve()
         elif self.starts:
             self.carry_out(next(iter(self.starts)))
-        elif not self._all_are_looked_at():
+        elif not self._all_are_looked_at() and not self.serve():
             return self._wait()
         return True
 

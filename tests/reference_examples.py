@@ -90,6 +90,7 @@ PROFILE = {
     "errors": [],
     "description": "Chat and embeddings",
     "instances": ["coder", "embed"],
+    "gateway": False,
 }
 
 
@@ -130,7 +131,7 @@ RARE = ("lost", "gone", "content")
 
 def logged_example() -> dict[str, Any]:
     """A line with all that there may be."""
-    record = Record(10.0, "4f1d0c62a7be9035", who="127.0.0.1", model="coder", target="coder")
+    record = Record(10.0, "4f1d0c62a7be9035", client="127.0.0.1", model="coder", target="coder")
     record.status, record.first_byte, record.sent = 200, 10.0412, 8165
     record.lost = record.gone = True
     flow = record.watch("/v1/chat/completions", b"text/event-stream", b"")

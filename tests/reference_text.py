@@ -308,6 +308,8 @@ NAMED = {
     "fallbacks": "of these, those that a fallback has answered",
     "prompt_tokens": "as above",
     "generated_tokens": "as above",
+    "recent": "the share of the last hundred requests within five minutes that a fallback has "
+    "answered; null where they are fewer than ten",
 }
 
 LOGGED = {
@@ -360,6 +362,7 @@ INSTANCE = {
     "`restarts`, `leak`) and `message`",
     "stale": "its model or program changed on disk: taken up by the next apply or restart",
     "command": "argv, secrets masked",
+    "replica_of": "what the profile calls it and its like together; empty for what stands alone",
     "requests": "what goes through the gateway to it; null where nothing is known of that",
     "models": "of an Ollama instance, declared ones first; empty for llama-server",
     "lacking": "for each declared model that is not as declared, what is lacking",

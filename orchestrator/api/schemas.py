@@ -59,6 +59,7 @@ _ACTION = _object(
 _INSTANCE = _object(
     {
         "name": _TEXT,
+        "replica_of": _TEXT,
         "engine": _TEXT,
         "profiles": _TEXTS,
         "model": _TEXT,
@@ -112,6 +113,7 @@ _GATEWAY_NAME = _object(
         "ready": _TEXTS,
         "fallback": _TEXTS,
         **dict.fromkeys((*_SHARES, *_TOKENS), _WHOLE),
+        "recent": _or_null(_NUMBER),
     }
 )
 

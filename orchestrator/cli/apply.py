@@ -13,7 +13,7 @@ from orchestrator.cli.client import Client, RejectedError
 from orchestrator.cli.listening import insist_on, listen_option, settings_with
 from orchestrator.cli.model_lines import doing, unfinished
 from orchestrator.cli.options import DURATION, json_option
-from orchestrator.cli.render import inert, plan_lines, print_json, problem_text
+from orchestrator.cli.render import every_row, inert, plan_lines, print_json, problem_text
 from orchestrator.cli.sources import SUFFIXES, sources_json
 from orchestrator.cli.status_table import summary
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
@@ -225,7 +225,7 @@ def _finish(status: Mapping[str, Any], *, as_json: bool) -> None:
     if status["converged"]:
         return
     if not as_json:
-        for one in status["instances"]:
+        for one in every_row(status):
             if one["phase"] in TROUBLE:
                 message = inert(one["message"])
                 click.echo(f"{one['name']}: {one['phase']}, {one['reason']}: {message}", err=True)

@@ -13,6 +13,7 @@ from orchestrator.cli.client import Client, RejectedError
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import plan_lines, print_json, problem_text
 from orchestrator.cli.sources import applied_sources, sources_json
+from orchestrator.cli.tables import counted
 from orchestrator.errors import InputError
 from orchestrator.settings import Settings
 
@@ -36,6 +37,7 @@ def plan_command(files: tuple[str, ...], add: bool, force: bool, as_json: bool) 
 def validate_command(files: tuple[str, ...], as_json: bool) -> None:
     """Report all errors of all files. Touches no process, port or daemon."""
     from orchestrator.core.report import instances_of
+    from orchestrator.core.spec import GATEWAY
 
     settings = Settings.from_env(os.environ)
     # What is too much for this machine may be meant for another: that is a warning here.
@@ -51,8 +53,9 @@ def validate_command(files: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"warning: {problem_text(one)}", err=True)
         for file in resolution.files:
             if not any(one["file"] == file.file for one in errors):
-                count = len(instances_of(file.specs))
-                click.echo(f"{file.file}: ok, {count} instance{'s' if count != 1 else ''}")
+                said = counted(len(instances_of(file.specs)), "instance")
+                said += " and a gateway" * (GATEWAY in file.specs)
+                click.echo(f"{file.file}: ok, {said}")
     if errors:
         raise click.exceptions.Exit(InputError.exit_code)
 

@@ -58,7 +58,7 @@ def script(shell: str) -> str:
 def instance_names(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[str]:
-    """The instances that begin so: the daemon's, else those that the store knows. Never fails."""
+    """What is kept and begins so: as the daemon has it, else the store. Never fails."""
     import sqlite3
 
     settings = Settings.from_env(os.environ)
@@ -71,11 +71,10 @@ def instance_names(
 
 def _names(settings: Settings) -> list[str]:
     from orchestrator.cli.client import Client
+    from orchestrator.cli.render import every_row
 
     try:
-        status = Client(settings).get("/v1/status")
-        rows = [*status["instances"], *filter(None, [status["gateway"]])]
-        return [one["name"] for one in rows]
+        return [one["name"] for one in every_row(Client(settings).get("/v1/status"))]
     except NoDaemonError:
         from orchestrator.runtime.state import Store
 

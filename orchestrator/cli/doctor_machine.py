@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.render import size
 from orchestrator.cli.tables import counted
+from orchestrator.core.spec import GATEWAY
 from orchestrator.settings import Settings
 
 LITTLE_MEMORY = 512 << 20
@@ -105,18 +106,19 @@ def ports(settings: Settings) -> Iterator[Finding]:
     ours = {one.ref.pid for one in find_owned(state_id(settings.state_dir))}
     for name, host, port, attaches in declared:
         data = {"instance": name, "host": host, "port": port}
+        called = "the gateway" if name == GATEWAY else f"instance {name}"
         for one in sockets.conflicting(host, port, everyone):
             holder = sockets.holder(one)
             if attaches and server_at(one.host, port) is not None:
                 break
             if holder.pid is None or holder.pid not in ours:
-                hint = f"end it, or give {name} another port (or `port: auto`)"
-                message = f"port {port} of instance {name} is held by {holder}"
+                hint = f"end it, or give {called} another port (or `port: auto`)"
+                message = f"port {port} of {called} is held by {holder}"
                 yield Finding("ports", "warn", message, hint, data)
                 break
         if low <= port <= high:
             hint = f"choose one below {low}, or `port: auto`"
-            message = f"port {port} of instance {name} may be taken by any outgoing connection"
+            message = f"port {port} of {called} may be taken by any outgoing connection"
             yield Finding("ports", "warn", message, hint, data)
     data = {"declared": len(declared), "ephemeral": [low, high], "listening": len(everyone)}
     message = f"{counted(len(declared), 'fixed port')} in the profiles found"
@@ -124,7 +126,8 @@ def ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
-    """(instance, host, port, whether it attaches to an Ollama there) of every fixed port, once."""
+    """(instance, host, port, whether it attaches to an Ollama there) of every fixed port, once;
+    gateways too."""
     from orchestrator.cli.profiles import load, profile_files
     from orchestrator.core.profile import OllamaConfig, given
 
@@ -134,6 +137,12 @@ def _declared(settings: Settings) -> Iterator[tuple[str, str, int, bool]]:
         loaded = load(file, settings, os.environ)
         if loaded is None:
             continue
+        gateway = loaded.config.gateway
+        if gateway is not None and isinstance(gateway.port, int):
+            whole = (GATEWAY, gateway.host or default, gateway.port)
+            if whole not in seen:
+                seen.add(whole)
+                yield *whole, False
         for name, config in loaded.config.instances.items():
             host = loaded.config.effective(config).host or default
             attaches = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator import __version__
@@ -101,3 +101,18 @@ def daemon(settings: Settings) -> Iterator[Finding]:
         yield Finding("daemon", "warn", message, "orchestrate daemon restart", data)
     else:
         yield Finding("daemon", "ok", message, data=data)
+    yield from _gateway(status.get("gateway"))
+
+
+def _gateway(row: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Whether the one that is applied answers, and where."""
+    if row is None:
+        return
+    data = {"url": row["url"], "phase": row["phase"]}
+    if row["phase"] == "ready":
+        message = f"ready at {row['url']}: one address for all instances"
+        yield Finding("gateway", "ok", message, data=data)
+        return
+    said = ": ".join(word for word in (row["phase"], row["reason"], row["message"]) if word)
+    hint = "`orchestrate logs gateway` shows what it said"
+    yield Finding("gateway", "warn", f"{said} ({row['url']})", hint, data)

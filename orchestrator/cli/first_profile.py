@@ -86,8 +86,9 @@ def render(
     folder: str,
     *,
     ollama: OllamaPick | None = None,
+    gateway: int | None = None,
 ) -> str:
-    """The profile's text, for a file in `folder`; a port for each pick."""
+    """The profile's text, for a file in `folder`; a port for each pick, and for a gateway."""
     dirs = _dirs([pick.model for pick in picks], folder)
     head = [
         f"# yaml-language-server: $schema=./{SCHEMA}",
@@ -100,6 +101,14 @@ def render(
     if dirs:
         listed = ", ".join(_quoted(one) for one in dirs)
         head += ["catalog:", f"  dirs: [{listed}]  # relative to this file", ""]
+    if gateway is not None:
+        head += [
+            "# All of them at one address, by the name of a model or an instance:",
+            f"#     http://127.0.0.1:{gateway}/v1",
+            "gateway:",
+            f"  port: {gateway}",
+            "",
+        ]
     body = ["instances:"]
     for pick, port in zip(picks, ports, strict=True):
         body += _block(pick, port, _ref(pick.model, catalog, folder))

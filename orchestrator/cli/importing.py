@@ -21,6 +21,7 @@ from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
     from orchestrator.core.import_draft import Imported
+    from orchestrator.core.import_gateway import Listening
     from orchestrator.core.import_instance import Here
     from orchestrator.core.problem import Problem
 
@@ -34,6 +35,12 @@ _cwd = click.option(
     metavar="DIR",
     help="What relative paths are relative to: where that tool is started. "
     "Default: the folder of the file.",
+)
+_listen = click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where the gateway is to listen: where that tool does. A PORT alone is on loopback. "
+    "Default: 127.0.0.1:8080.",
 )
 
 
@@ -57,22 +64,32 @@ def import_command() -> None:
 @_out
 @_force
 @_cwd
+@_listen
 @json_option
-def llama_swap(file: str, out: str | None, force: bool, cwd: str | None, as_json: bool) -> None:
+def llama_swap(
+    file: str,
+    out: str | None,
+    force: bool,
+    cwd: str | None,
+    listen: str | None,
+    as_json: bool,
+) -> None:
     """Make a profile of a llama-swap configuration.
 
-    Each model whose command starts a llama-server becomes an instance. FILE may be `-` for stdin.
+    Each model whose command starts a llama-server becomes an instance that is started on demand,
+    behind a gateway. FILE may be `-` for stdin.
     """
     from orchestrator.core.import_draft import UnreadableError
     from orchestrator.core.import_llama_swap import translate_llama_swap
     from orchestrator.core.import_swap_config import read_llama_swap
 
     _refuse_to_overwrite(out, force=force)
+    listening = _listening(listen)
     data, name = _read(file)
     try:
         config = read_llama_swap(data, name)
         here = _here(_folder(file, cwd), programs=config.programs, dirs=())
-        imported = translate_llama_swap(config, here)
+        imported = translate_llama_swap(config, here, listening)
     except UnreadableError as error:
         _reject(error.problems, as_json=as_json)
         return
@@ -90,6 +107,7 @@ def llama_swap(file: str, out: str | None, force: bool, cwd: str | None, as_json
 @_out
 @_force
 @_cwd
+@_listen
 @json_option
 def router(
     file: str,
@@ -97,17 +115,20 @@ def router(
     out: str | None,
     force: bool,
     cwd: str | None,
+    listen: str | None,
     as_json: bool,
 ) -> None:
     """Make a profile of presets for llama-server's router (`--models-preset`).
 
-    Each section becomes an instance, `[*]` their defaults. FILE may be `-` for stdin.
+    Each section becomes an instance that is started on demand, behind a gateway; `[*]` are their
+    defaults. FILE may be `-` for stdin.
     """
     from orchestrator.core.import_draft import UnreadableError
     from orchestrator.core.import_ini import read_ini
     from orchestrator.core.import_router import translate_router
 
     _refuse_to_overwrite(out, force=force)
+    listening = _listening(listen)
     data, name = _read(file)
     dirs = (os.path.abspath(os.path.expanduser(models_dir)),) if models_dir else ()
     try:
@@ -115,7 +136,8 @@ def router(
     except UnreadableError as error:
         _reject(error.problems, as_json=as_json)
         return
-    imported = translate_router(sections, _here(_folder(file, cwd), programs=(), dirs=dirs))
+    here = _here(_folder(file, cwd), programs=(), dirs=dirs)
+    imported = translate_router(sections, here, listening)
     if dirs:
         imported.document = {"catalog": {"dirs": list(dirs)}, **imported.document}
     head = (
@@ -150,6 +172,17 @@ def ollama(out: str | None, force: bool, as_json: bool) -> None:
 def _refuse_to_overwrite(out: str | None, *, force: bool) -> None:
     if out is not None and os.path.lexists(out) and not force:
         raise InputError(f"{out} exists", hint="--force overwrites it, or name another file")
+
+
+def _listening(listen: str | None) -> Listening | None:
+    """Raises `InputError` for what is no address."""
+    from orchestrator.core.import_gateway import Listening
+    from orchestrator.settings import parse_listen
+
+    if listen is None:
+        return None
+    address = parse_listen(listen, "--listen")
+    return Listening(address.host, address.port)
 
 
 def _read(file: str) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ Nothing is written that `validate` would refuse.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import click
@@ -21,6 +21,7 @@ from orchestrator.cli.tables import counted
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.settings import Settings
 
+GATEWAY_PORT = 8080
 FIRST_PORT = 8081
 
 
@@ -35,8 +36,8 @@ def init_command(file: str | None, refs: tuple[str, ...], force: bool) -> None:
 
     Where there is an Ollama, it becomes an instance with the models that it has. Of all other
     models it picks the largest for chat that fits into memory, and one for embeddings; or it takes
-    those that are named, and nothing else. FILE may be `-` for stdout. Exits 1 when nothing is
-    found.
+    those that are named, and nothing else. Several instances get a gateway: one address for all of
+    them. FILE may be `-` for stdout. Exits 1 when nothing is found.
     """
     settings = Settings.from_env(os.environ)
     target = os.path.join(settings.profiles_dir, "first.yaml") if file is None else file
@@ -55,13 +56,17 @@ def init_command(file: str | None, refs: tuple[str, ...], force: bool) -> None:
         raise OrchestrateError("no models found", hint=no_models_hint(settings, os.environ))
     where = os.path.abspath(target if target != "-" else "profile.yaml")
     folder = os.path.dirname(where)
-    text = render(picks, _free_ports(len(picks)), catalog, folder, ollama=ollama)
+    ports = _free_ports(len(picks))
+    # What there is only one of is at an address of its own already.
+    several = len(picks) + (ollama is not None) > 1
+    gateway = _free_port(GATEWAY_PORT, {*ports, ollama.port if ollama else 0}) if several else None
+    text = render(picks, ports, catalog, folder, ollama=ollama, gateway=gateway)
     _validate(text, where, settings)
     if target == "-":
         click.echo(text, nl=False)
         return
     _write(target, text, force=force)
-    _say_what_next(target, picks, ollama, settings)
+    _say_what_next(target, picks, ollama, gateway, settings)
 
 
 def _ollama() -> OllamaPick | None:
@@ -89,11 +94,19 @@ def _available() -> int:
 
 
 def _free_ports(count: int, *, after: int = FIRST_PORT - 1) -> list[int]:
+    ports: list[int] = []
+    for _ in range(count):
+        after = _free_port(after + 1, ())
+        ports.append(after)
+    return ports
+
+
+def _free_port(first: int, others: Collection[int]) -> int:
+    """The first port from there that nobody listens on, and that is none of `others`."""
     from orchestrator.runtime.ports import listeners
 
     taken = {one.port for one in listeners()}
-    free = (port for port in range(after + 1, 65536) if port not in taken)
-    return [next(free) for _ in range(count)]
+    return next(port for port in range(first, 65536) if port not in taken and port not in others)
 
 
 def _validate(text: str, file: str, settings: Settings) -> None:
@@ -122,12 +135,17 @@ def _write(target: str, text: str, *, force: bool) -> None:
 
 
 def _say_what_next(
-    target: str, picks: Iterable[Pick], ollama: OllamaPick | None, settings: Settings
+    target: str,
+    picks: Iterable[Pick],
+    ollama: OllamaPick | None,
+    gateway: int | None,
+    settings: Settings,
 ) -> None:
     said = [f"{pick.name} ({pick.model.ref})" for pick in picks]
     if ollama is not None:
         said.append(f"ollama ({counted(min(len(ollama.tags), FEW), 'model')})")
-    click.echo(f"wrote {os.path.relpath(target)}: {inert(', '.join(said))}")
+    before = f", and a gateway to them at port {gateway}" if gateway is not None else ""
+    click.echo(f"wrote {os.path.relpath(target)}: {inert(', '.join(said))}{before}")
     click.echo(f"next: orchestrate apply {_word_for(target, settings)}")
 
 

@@ -100,6 +100,7 @@ def profile_rows(settings: Settings) -> list[dict[str, Any]]:
                 "errors": errors,
                 "description": (loaded.config.description if loaded else None) or "",
                 "instances": list(loaded.config.instances) if loaded else [],
+                "gateway": loaded is not None and loaded.config.gateway is not None,
             }
         )
     return rows
@@ -203,8 +204,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         inert(row["name"]),
         "yes" if row["active"] else "-",
-        str(len(row["instances"])) if row["instances"] or not count else "-",
+        _kept(row) if row["instances"] or not count else "-",
         f"no: {counted(count, 'error')}" if count else "yes",
         inert(os.path.relpath(str(row["file"]))),
         inert(first or row["description"]),
     ]
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    return str(len(row["instances"])) + " + gateway" * bool(row["gateway"])

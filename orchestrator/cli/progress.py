@@ -15,7 +15,7 @@ import click
 
 from orchestrator.cli import model_lines
 from orchestrator.cli.cells import cut
-from orchestrator.cli.render import PHASE_COLOURS, inert
+from orchestrator.cli.render import PHASE_COLOURS, every_row, inert
 from orchestrator.core.wording import is_idle
 
 _MARKS = {"ready": "●", "failed": "✗", "backoff": "✗", "stopped": "○", "unready": "●"}
@@ -89,7 +89,7 @@ class LineProgress:
 
     def show(self, snapshot: Mapping[str, Any]) -> None:
         now = time.monotonic()
-        for one in snapshot["status"]["instances"]:
+        for one in every_row(snapshot["status"]):
             if self._phases.get(one["name"]) != one["phase"]:
                 self._phases[one["name"]] = one["phase"]
                 click.echo(_line(one, mark=""), err=True)
@@ -126,7 +126,7 @@ class LiveProgress:
     def show(self, snapshot: Mapping[str, Any]) -> None:
         self._turn += 1
         size = shutil.get_terminal_size()
-        instances = snapshot["status"]["instances"]
+        instances = every_row(snapshot["status"])
         groups = [self._group(one, size.columns) for one in instances]
         room = max(size.lines - 2, 1)
         lines = [line for group in groups for line in group]

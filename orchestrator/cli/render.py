@@ -59,6 +59,12 @@ def problem_text(error: Mapping[str, Any]) -> str:
     return render_problem(Problem(error["message"], place, (), error["hint"]))
 
 
+def every_row(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is kept: the instances of a status document, and after them the gateway, if any."""
+    gateway = document.get("gateway")
+    return [*document["instances"], *([gateway] if gateway is not None else [])]
+
+
 def plan_lines(actions: Sequence[Mapping[str, Any]]) -> list[str]:
     """What `plan` prints, and `apply` before it acts."""
     if not actions:

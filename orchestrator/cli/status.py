@@ -16,11 +16,11 @@ from orchestrator.cli.client import Client
 from orchestrator.cli.completion import instance_names
 from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
-from orchestrator.cli.render import inert, print_json
+from orchestrator.cli.render import every_row, inert, print_json
 from orchestrator.cli.status_table import (
-    gateway_table,
     in_full,
     models_table,
+    names_table,
     status_table,
     summary,
 )
@@ -73,30 +73,36 @@ def fetch(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def only(document: dict[str, Any], names: Sequence[str]) -> None:
-    """Leave just the named instances. Raises `InputError` for one that is not there; the gateway
-    may be named as well."""
-    known = {one["name"] for one in document["instances"]}
-    if document["gateway"] is not None:
-        known.add(document["gateway"]["name"])
+def only(document: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Leave just the named instances, and say which: whoever names what has replicas means all of
+    them; the gateway can be named like an instance. Raises `InputError` for one that is not there.
+    """
+    rows = every_row(document)
+    known = [one["name"] for one in rows]
+    meant: list[str] = []
     for name in names:
-        if name not in known:
+        found = [name] * (name in known) or [
+            # A daemon of an earlier version knows of none.
+            one["name"]
+            for one in rows
+            if one.get("replica_of") == name
+        ]
+        if not found:
             from orchestrator.core.problem import did_you_mean, listing
 
             hint = did_you_mean(name, known) or f"instances: {listing(sorted(known)) or 'none'}"
             raise InputError(f"unknown instance {name!r}", hint=hint)
+        meant += found
     if names:
-        document["instances"] = [one for one in document["instances"] if one["name"] in names]
+        document["instances"] = [one for one in rows if one["name"] in meant]
+    return list(dict.fromkeys(meant))
 
 
 def _print(document: Mapping[str, Any], names: Sequence[str]) -> None:
-    gateway = document["gateway"]
-    if gateway is not None and gateway["name"] in names:
-        for line in [*gateway_table(gateway), ""]:
-            click.echo(line)
     if document["instances"]:
         more = in_full(document) if names else []
-        for line in [*status_table(document), *models_table(document), *more]:
+        tables = [*models_table(document), *names_table(document)]
+        for line in [*status_table(document), *tables, *more]:
             click.echo(line)
     for line in summary(document):
         click.echo(line)
@@ -142,8 +148,9 @@ def wait_command(names: tuple[str, ...], goal: str, timeout: float, as_json: boo
         if verdict is not None:
             break
         if time.monotonic() >= until:
-            missing = [_missed(o) for o in document["instances"] if not _reached(o, goal)]
-            held = [o["name"] for o in document["instances"] if o["held"] and goal == "ready"]
+            rows = document["instances"] if names else every_row(document)
+            missing = [_missed(o) for o in rows if not _reached(o, goal)]
+            held = [o["name"] for o in rows if o["held"] and goal == "ready"]
             raise TimedOutError(
                 f"not {goal} within {timeout:g} s: {', '.join(missing)}",
                 hint=f"orchestrate start {held[0]}" if held else "orchestrate status",
@@ -153,22 +160,23 @@ def wait_command(names: tuple[str, ...], goal: str, timeout: float, as_json: boo
     if as_json:
         print_json(document)
     if not verdict:
-        reasons = "; ".join(_failures(document))
+        reasons = "; ".join(_failures(document["instances"] if names else every_row(document)))
         raise OrchestrateError(f"failed: {reasons}", hint="orchestrate logs NAME")
 
 
 def _verdict(document: Mapping[str, Any], goal: str, *, named: bool) -> bool | None:
-    if goal == "ready" and _failures(document):
+    rows = document["instances"] if named else every_row(document)
+    if goal == "ready" and _failures(rows):
         return False
     if goal == "ready" and not named:
         return True if document["converged"] else None
-    return True if all(_reached(one, goal) for one in document["instances"]) else None
+    return True if all(_reached(one, goal) for one in rows) else None
 
 
-def _failures(document: Mapping[str, Any]) -> list[str]:
+def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What will not become ready by waiting: instances that were given up, and models."""
     found: list[str] = []
-    for one in document["instances"]:
+    for one in rows:
         if one["phase"] == "failed":
             found.append(f"{one['name']}: {inert(one['message'])}")
         elif one["phase"] == "ready" and one["reason"] == "rolled-back":

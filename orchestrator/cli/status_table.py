@@ -149,14 +149,17 @@ def gateway_lines(document: Mapping[str, Any]) -> list[str]:
     row = document.get("gateway")
     if row is None:
         return []
-    return [traffic_lines.line(row, message(row), colour=PHASE_COLOURS.get(row["phase"]))]
+    line = traffic_lines.line(row, message(row), colour=PHASE_COLOURS.get(row["phase"]))
+    return [line, *(f"  ! {inert(one['message'])}" for one in row["alerts"])]
 
 
-def gateway_table(row: Mapping[str, Any], *, width: int | None = None) -> list[str]:
-    """The gateway's process as a line of the table, then the names that it serves."""
-    shown = status_table({"instances": [row], "gateway": row}, width=width)
-    names = traffic_lines.names_table(row, width=width or terminal_width())
-    return [*shown, "", *names] if names else shown
+def names_table(document: Mapping[str, Any], *, width: int | None = None) -> list[str]:
+    """The names that the gateway serves, where it is one of those that were asked for."""
+    lines: list[str] = []
+    for row in document["instances"]:
+        if names := row.get("names"):
+            lines += ["", *traffic_lines.names_table(names, width=width)]
+    return lines
 
 
 def _missing(document: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -89,12 +89,12 @@ def details(requests: Requests) -> list[str]:
     return ["  ".join(said)]
 
 
-def names_table(row: Mapping[str, Any], *, width: int | None = None) -> list[str]:
+def names_table(names: Sequence[Mapping[str, Any]], *, width: int | None = None) -> list[str]:
     """The names that clients may ask for, with who serves each: those that do so now as they are,
     the others in brackets."""
     head = ["NAME", "SERVED BY", "REQUESTS", "FAILED", "FELL BACK", "TOKENS"]
-    rows = [[inert(one["name"]), _served(one), *map(str, _counts(one))] for one in row["names"]]
-    return table(head, rows, width=width) if rows else []
+    rows = [[inert(one["name"]), _served(one), *map(str, _counts(one))] for one in names]
+    return table(head, rows, width=width)
 
 
 def _served(one: Mapping[str, Any]) -> str:

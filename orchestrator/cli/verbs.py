@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -67,7 +67,7 @@ class _Asked:
 def _act(asked: _Asked, *, as_json: bool) -> None:
     # All names are known before the first is touched.
     before = asked.client.get("/v1/status")
-    only(before, asked.names)
+    asked = replace(asked, names=tuple(only(before, asked.names)))
     threads = ThreadPoolExecutor(min(len(asked.names), 16))
     try:
         ends = while_watching(

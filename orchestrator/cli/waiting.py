@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from orchestrator.cli.client import Client
+from orchestrator.cli.render import every_row
 from orchestrator.errors import NoDaemonError
 from orchestrator.settings import Settings
 
@@ -31,7 +32,7 @@ def while_watching(
     # The daemon may end, for that may be what was asked for.
     with contextlib.suppress(NoDaemonError):
         for snapshot in Client(settings).snapshots(refresh_ms=100):
-            rows = snapshot["status"]["instances"]
+            rows = every_row(snapshot["status"])
             chosen = [row for row in rows if not names or row["name"] in names]
             shown.show({"status": {"instances": chosen}, "events": []})
             if future.done():

@@ -40,7 +40,7 @@ KEYS = "↑↓ select  l logs  r restart  s stop/start  K kill  e events  ? help
 def watch(settings: Settings, names: Sequence[str]) -> None:
     """Until it is left. Raises `NoDaemonError` when there is none to begin with."""
     document = fetch(settings)
-    only(document, names)
+    names = only(document, names)
     if document["daemon"] is None:
         raise NoDaemonError("no daemon is running", hint="orchestrate daemon start")
     with Terminal(os.environ) as terminal:

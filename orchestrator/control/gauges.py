@@ -16,7 +16,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
 from orchestrator.control.overview import processes
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.core.alerts import CPU_SPAN, Measured, Sample, alerts, over_limit
+from orchestrator.core.alerts import CPU_SPAN, MEASURED, Measured, Sample, alerts, over_limit
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.report import Usage
 from orchestrator.core.spec import Limits
@@ -150,7 +150,7 @@ class Gauges:
     def _tell(self, status: InstanceStatus, now: float, *, again: bool = False) -> None:
         """What has come and what has passed; with `again`, also what is so in other words now."""
         limits, measured = status.spec.limits, self._seen[status.name].measured(status)
-        raised = {one.kind: one.message for one in status.alerts}
+        raised = {one.kind: one.message for one in status.alerts if one.kind in MEASURED}
         found = alerts(limits, measured, now=now, raised=raised)
         for kind, message in found.items():
             if kind not in raised:

@@ -64,11 +64,15 @@ class Intents:
 
     def check(self, names: Iterable[str]) -> None:
         """Raises `UnknownInstanceError` for a name that nothing bears, declared or leaving."""
-        known = {**self._reconciler.observed, **(self._reconciler.desired or {})}
+        left = {name: status.spec for name, status in self._reconciler.observed.items()}
+        known = {**left, **(self._reconciler.desired or {})}
         for name in names:
             if name not in known:
+                replicas = [one for one, spec in known.items() if spec.replica_of == name]
                 near = did_you_mean(name, known)
                 hint = near or f"instances: {listing(sorted(known)) or 'none'}"
+                if replicas:
+                    hint = f"it has replicas: {listing(replicas)}"
                 raise UnknownInstanceError(f"unknown instance {name!r}", hint=hint)
 
     async def act(self, verb: VerbName, name: str, *, wait: bool, force: bool = False) -> Outcome:

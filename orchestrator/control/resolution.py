@@ -14,6 +14,7 @@ from orchestrator.control.reading import Reading, text_of
 from orchestrator.control.toolchain import Toolchain
 from orchestrator.core.admission import Budget, excesses
 from orchestrator.core.catalog import Catalog, CatalogError
+from orchestrator.core.doubts import gateway_doubts
 from orchestrator.core.engine import Engine
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.modelfile import ModelfileOnDisk, absolute, parse_modelfile
@@ -103,6 +104,8 @@ def _resolve_loaded(
         for config in profile.config.instances.values()
         if isinstance(config.port, int)
     }
+    gateways = (profile.config.gateway for profile, _ in loaded)
+    fixed |= {one.port for one in gateways if one is not None and isinstance(one.port, int)}
     chooser = PortChooser(machine.held_ports, machine.taken_ports | fixed, machine.ephemeral)
     gpus = GpuChooser(machine.held_gpus)
     for spec in machine.beside.values():
@@ -126,6 +129,7 @@ def _resolve_loaded(
         problems.append(Problem(conflict.message, place, conflict.where, conflict.hint))
     if machine.doubting:
         warnings += _unasked({**machine.beside, **desired}, files, by_file)
+        warnings += _doubts(by_file.values())
     (warnings if machine.forced else problems).extend(_too_much(desired, files, by_file, machine))
     ordered = sorted(problems, key=lambda p: (p.place.file, p.place.line, p.place.column))
     return Resolution(tuple(files), desired, tuple(ordered), tuple(warnings), chooser.chosen)
@@ -145,6 +149,15 @@ def _unasked(
             message = f"instance {name!r} waits for a request, and no gateway is declared"
             hint = "add 'gateway: {port: 8080}', or apply it beside a profile that has one"
             yield Problem(message, by_file[file.file].place(path, key=True), path, hint)
+
+
+def _doubts(profiles: Iterable[LoadedProfile]) -> Iterator[Problem]:
+    """About gateways; those about instances come with their specs."""
+    for profile in profiles:
+        if profile.config.gateway is not None:
+            for one in gateway_doubts(profile.config.gateway, is_foreign):
+                place = profile.place(one.path, key=one.key)
+                yield Problem(one.message, place, one.path, one.hint)
 
 
 def _too_much(
@@ -175,12 +188,10 @@ def _surroundings(
     profile: LoadedProfile, source: AppliedSource, machine: Machine, chooser: PortChooser
 ) -> Surroundings:
     home = _home(source)
+    needed = needed_engines(profile.config)
     return Surroundings(
         catalog=_catalog(profile, source, machine),
-        engines={
-            key: _engine(key, profile, source, machine.toolchain)
-            for key in needed_engines(profile.config)
-        },
+        engines={key: _engine(key, profile, source, machine.toolchain) for key in needed},
         host=source.env.get("ORCHESTRATE_HOST") or "127.0.0.1",
         is_foreign=is_foreign if machine.doubting else None,
         threads=cpu_limit.default_threads(source.env.get(cpu_limit.VARIABLE)),
@@ -191,10 +202,7 @@ def _surroundings(
         listening=machine.taken_ports,
         modelfiles=_modelfiles(profile, home),
         promises=machine.promises,
-        gpus={
-            key: _gpus(key, profile, source, machine.toolchain)
-            for key in needed_engines(profile.config)
-        },
+        gpus={key: _gpus(key, profile, source, machine.toolchain) for key in needed},
     )
 
 

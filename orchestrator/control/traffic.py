@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.core import served
+from orchestrator.core import fallback_rate, served
+from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures, NameFigures
 from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
@@ -33,6 +34,10 @@ class Traffic:
         self._told = asyncio.Event()
         self.on_figures: Callable[[], None] = _nothing
         """Called whenever the gateway has told."""
+        self._over: dict[str, float] = {}
+        """Routes that fall back too often, with what is too often."""
+        self._posted = ("", "")
+        """The run that an alert was posted of last, and its words."""
 
     @property
     def figures(self) -> Figures | None:
@@ -96,6 +101,24 @@ class Traffic:
         self._figures = figures
         self._told.set()
         self.on_figures()
+        self._alert()
+
+    def _alert(self) -> None:
+        """Tell when a name begins to fall back too often, and when that has passed."""
+        status = self._reconciler.observed.get(GATEWAY)
+        spec = (self._reconciler.desired or {}).get(GATEWAY)
+        if status is None or spec is None or spec.gateway is None:
+            return
+        self._over = fallback_rate.too_many(spec.gateway, self._figures.names, self._over)
+        message = fallback_rate.words(self._over)
+        known = next((one.message for one in status.alerts if one.kind == fallback_rate.ALERT), "")
+        if message == known or (status.start_id, message) == self._posted:
+            return
+        self._posted = (status.start_id, message)
+        kind = EventType.ALERT if message else EventType.ALERT_OVER
+        said = message or f"no longer: {known}"
+        data = {"start_id": status.start_id, "alert": fallback_rate.ALERT}
+        self._bus.post(Event(kind, GATEWAY, reason=fallback_rate.ALERT, message=said, data=data))
 
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.

@@ -1,6 +1,18 @@
-"""When two addresses to listen on are in each other's way."""
+"""Addresses to listen on: when two are in each other's way, and who reaches one."""
 
 from __future__ import annotations
+
+from ipaddress import ip_address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach who listens there. Names are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[] ")).is_loopback
+    except ValueError:
+        return False
 
 
 def hosts_overlap(one: str | None, other: str | None) -> bool:

@@ -14,7 +14,10 @@ from typing import Literal
 from orchestrator.core.spec import Limits
 from orchestrator.core.units import format_duration, format_size
 
-AlertKind = Literal["memory", "cpu", "restarts", "leak"]
+AlertKind = Literal["memory", "cpu", "restarts", "leak", "fallbacks"]
+
+MEASURED: frozenset[AlertKind] = frozenset({"memory", "cpu", "restarts", "leak"})
+"""Those that are about what an instance takes; of the others somebody else tells."""
 
 CPU_SPAN = 60.0
 """Seconds over which the CPU is averaged: a burst is what it is there for."""

@@ -18,10 +18,15 @@ from orchestrator.core.fields import (
     Policy,
     Port,
     PositiveDuration,
+    PriorityWord,
     RestartLimit,
     Size,
     Text,
+    TriggerWord,
+    Url,
+    Weight,
 )
+from orchestrator.core.spec import TRIGGERS
 
 
 class Block(BaseModel):
@@ -147,7 +152,11 @@ class AimConfig(Block):
     """One of those that serve a route."""
 
     instance: Text = Field(description="An instance, or a model that one serves.")
-    weight: Count = Field(default=1, description="How often it is chosen beside the others.")
+    weight: Weight | None = Field(
+        default=None,
+        description="Its share of the requests beside the others', 0 for none. Default: whoever "
+        "is least busy.",
+    )
 
 
 def _as_aim(value: object) -> object:
@@ -171,6 +180,13 @@ class RouteConfig(Block):
     slow: PositiveDuration | None = Field(
         default=None, description="Time to the first byte after which a fallback is tried."
     )
+    on: list[TriggerWord] = Field(
+        default_factory=lambda: list(TRIGGERS),
+        description="When a fallback is tried: down, overloaded, slow, failing. Default all.",
+    )
+    warn: Percent | None = Field(
+        default=None, description="As `fallback: {warn: ...}` of the gateway, for this name."
+    )
 
 
 def _as_route(value: object) -> object:
@@ -188,7 +204,10 @@ Route = Annotated[
 class QueueConfig(Block):
     """What becomes of requests that find every slot busy, or an instance on its way up."""
 
-    size: Count = Field(default=256, description="How many may wait. Default 256.")
+    size: Count | None = Field(
+        default=None,
+        description="How many may wait for one instance. Default 64 for each of its slots.",
+    )
     deadline: PositiveDuration = Field(
         default=30.0, description="How long one may wait for its turn. Default 30s."
     )
@@ -217,6 +236,38 @@ def _as_log(value: object) -> object:
 Log = Annotated[LogConfig, BeforeValidator(_as_log, json_schema_input_type=Logged | LogConfig)]
 
 
+class CloudConfig(Block):
+    """A server elsewhere that speaks OpenAI's protocol, to fall back to."""
+
+    url: Url = Field(description="Where its API begins, as in https://api.openai.com/v1.")
+    key: Text | None = Field(
+        default=None, description="Its key: only as ${env:NAME}, never written out."
+    )
+    model: Text | None = Field(
+        default=None, description="What it is asked for. Default: what the client asked for."
+    )
+
+
+class TokenConfig(Block):
+    """A client that is known by a token of its own."""
+
+    token: Text = Field(description="What it must send, as in ${env:CI_TOKEN}.")
+    priority: PriorityWord | None = Field(
+        default=None,
+        description="Who is served first: high, normal or low. A request may ask for less by "
+        "`x-priority`. Default: what a request asks for.",
+    )
+
+
+class FallbackConfig(Block):
+    """What is told of requests that a fallback serves."""
+
+    warn: Percent | None = Field(
+        default=None,
+        description="More of the last requests for one name than this is an alert, as in '50%'.",
+    )
+
+
 class GatewayConfig(Block):
     """One address for every declared model."""
 
@@ -225,11 +276,22 @@ class GatewayConfig(Block):
     token: Text | None = Field(
         default=None, description="What clients must send, as in ${env:GATEWAY_TOKEN}."
     )
+    tokens: dict[str, TokenConfig] = Field(
+        default_factory=dict[str, TokenConfig],
+        description="Clients by name, each with a token of its own.",
+    )
     queue: QueueConfig = Field(
         default_factory=left_out(QueueConfig), description="Requests that have to wait."
     )
     log: Log = Field(
         default_factory=left_out(LogConfig), description="What is written of requests."
+    )
+    fallback: FallbackConfig = Field(
+        default_factory=left_out(FallbackConfig), description="Requests that a fallback serves."
+    )
+    cloud: dict[str, CloudConfig] = Field(
+        default_factory=dict[str, CloudConfig],
+        description="Servers elsewhere, by the name that a `fallback:` calls them.",
     )
     routes: dict[str, Route] = Field(
         default_factory=dict[str, RouteConfig],

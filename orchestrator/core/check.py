@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.core.blocks import (
+    AimConfig,
     CatalogConfig,
+    CloudConfig,
     CpuLimits,
+    FallbackConfig,
     GatewayConfig,
     LimitsConfig,
     LivenessConfig,
@@ -22,7 +25,9 @@ from orchestrator.core.blocks import (
     ResourcesConfig,
     RestartConfig,
     RestartLimits,
+    RouteConfig,
     StopConfig,
+    TokenConfig,
     UpdateConfig,
     VerifyConfig,
 )
@@ -45,9 +50,6 @@ from orchestrator.core.suggestion import MAX_ISSUES, suggest
 _MODEL_HINT = "name a model, as in 'model: qwen2.5-coder:Q4_K_M'"
 _BLOCKS: dict[str | int, type[BaseModel]] = {
     "catalog": CatalogConfig,
-    "gateway": GatewayConfig,
-    "queue": QueueConfig,
-    "log": LogConfig,
     "defaults": Defaults,
     "readiness": ReadinessConfig,
     "liveness": LivenessConfig,
@@ -61,6 +63,17 @@ _BLOCKS: dict[str | int, type[BaseModel]] = {
     "resources": ResourcesConfig,
     "verify": VerifyConfig,
 }
+_GATEWAY: dict[tuple[str | int, ...], type[BaseModel]] = {
+    (): GatewayConfig,
+    ("queue",): QueueConfig,
+    ("log",): LogConfig,
+    ("fallback",): FallbackConfig,
+    ("routes", "*"): RouteConfig,
+    ("routes", "*", "to", "*"): AimConfig,
+    ("cloud", "*"): CloudConfig,
+    ("tokens", "*"): TokenConfig,
+}
+"""Those of the gateway, by where they are: what stands for `*` is a name, or a place in a list."""
 _INSTANCES: dict[str | int, type[BaseModel]] = {
     "llama-server": LlamaServerConfig,
     "ollama": OllamaConfig,
@@ -161,7 +174,7 @@ def _unknown_key(path: Path, engine: str) -> Issue:
     elif engine and len(parents) == 2 and word in _INSTANCES[other].model_fields:
         hint = f"{word!r} goes with 'engine: {other}'"
     else:
-        hint = suggest(word, known, limit=20)
+        hint = suggest(word, known, limit=30)
     if hint.startswith("known") and "flags" in known:
         hint += "; a flag of llama-server goes under 'flags'"
     if hint.startswith("known") and "settings" in known:
@@ -181,6 +194,9 @@ def _known_keys(path: Path, engine: str) -> list[str]:
         model = _INSTANCES[engine]
     elif len(path) == 2 and path[0] == "defaults":
         model = _DEFAULTS[path[1]]
+    elif path[0] == "gateway":
+        where_in = tuple("*" if at % 2 else part for at, part in enumerate(path[1:]))
+        model = _GATEWAY[where_in]
     elif isinstance(path[-1], int):
         model = ModelConfig
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from orchestrator.core.address import is_loopback
+from orchestrator.core.blocks import GatewayConfig
 from orchestrator.core.catalog import Model
 from orchestrator.core.engine import Issue, Path
 from orchestrator.core.loading import loading_of
@@ -23,6 +25,21 @@ def doubts(
     yield from _address(spec, path, is_foreign)
     if model is not None:
         yield from _context(spec, model, path)
+
+
+def gateway_doubts(gateway: GatewayConfig, is_foreign: IsForeign) -> Iterator[Issue]:
+    """Warnings about where the gateway listens; all that it leads to is there for the asking."""
+    host, path = gateway.host, ("gateway", "host")
+    if host is None or is_loopback(host):
+        return
+    if is_foreign(host.strip("[] ")):
+        message = f"{host} is no address of this machine: the gateway could not listen there"
+        hint = "127.0.0.1 is reached from here alone, 0.0.0.0 from everywhere"
+        yield Issue(path, message, hint, warning=True, key=False)
+    elif not gateway.token:
+        message = f"whoever reaches {host} may use every model: the gateway asks for no token"
+        hint = "add `token: ${env:GATEWAY_TOKEN}`, or leave `host` out"
+        yield Issue(path, message, hint, warning=True, key=False)
 
 
 def _address(spec: InstanceSpec, path: Path, is_foreign: IsForeign) -> Iterator[Issue]:

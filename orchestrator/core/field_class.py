@@ -44,6 +44,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "facts": None,
     "gateway": LIVE,
     "on_demand": LIVE,
+    "replica_of": LIVE,
 }
 """Every field of `InstanceSpec`; None for what only mirrors others (an address is in the command).
 `inputs`, files that changed on disk, are taken up by `apply` and `restart` alone."""
@@ -61,6 +62,7 @@ PROFILE_FIELDS: dict[str, FieldClass] = {
     "settings": RESTART,
     "description": LIVE,
     "needs": LIVE,
+    "replicas": LIVE,
     "readiness": LIVE,
     "liveness": LIVE,
     "restart": LIVE,

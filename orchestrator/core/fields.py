@@ -16,9 +16,19 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
-from orchestrator.core.spec import AttachMode, LivenessMode, OnFailure, PolicyName, StartMode
+from orchestrator.core.spec import (
+    TRIGGERS,
+    AttachMode,
+    LivenessMode,
+    OnFailure,
+    PolicyName,
+    Priority,
+    StartMode,
+    Trigger,
+)
 from orchestrator.core.suggestion import suggest
 from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size
+from orchestrator.core.web import read_url
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 NAME_HINT = "use small letters, digits, '.', '_' and '-', at most 63, first a letter or a digit"
@@ -28,6 +38,8 @@ LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
 POLICIES = ("always", "on-failure", "never")
 START_MODES = ("always", "on-demand")
+PRIORITIES = ("high", "normal", "low")
+MAX_REPLICAS = 64
 
 _NAME = re.compile(NAME_PATTERN)
 _REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[^}]+\}"}
@@ -92,10 +104,42 @@ def _count(value: object) -> int:
     raise ValueError(f"expected a whole number from 1, got {shown(value)}")
 
 
+def _weight(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**6:
+        return value
+    raise ValueError(f"expected a whole number from 0, got {shown(value)}")
+
+
+def _replicas(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_REPLICAS:
+        return value
+    raise ValueError(f"expected a whole number from 1 to {MAX_REPLICAS}, got {shown(value)}")
+
+
+def _url(value: object) -> str:
+    text = _text(value)
+    try:
+        read_url(text)
+    except ValueError as error:
+        raise hinted(f"{error}, got {shown(text)}", "as in https://api.openai.com/v1") from None
+    return text
+
+
 def _positive(value: object) -> float:
     seconds = parse_duration(value)
     if seconds == 0:
         raise ValueError(f"expected a duration above zero, got {shown(value)}")
+    return seconds
+
+
+LEAST_IDLE = 1.0
+"""Seconds: what the gateway tells of its work is up to half a second old."""
+
+
+def _idle(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds < LEAST_IDLE:
+        raise ValueError(f"expected a duration of at least 1s, got {shown(value)}")
     return seconds
 
 
@@ -199,7 +243,21 @@ Port = Annotated[
 Count = Annotated[
     int, PlainValidator(_count), WithJsonSchema(or_reference({"type": "integer", "minimum": 1}))
 ]
+Weight = Annotated[
+    int, PlainValidator(_weight), WithJsonSchema(or_reference({"type": "integer", "minimum": 0}))
+]
+Replicas = Annotated[
+    int,
+    PlainValidator(_replicas),
+    WithJsonSchema(or_reference({"type": "integer", "minimum": 1, "maximum": MAX_REPLICAS})),
+]
+Url = Annotated[
+    str,
+    PlainValidator(_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://|\$\{[^}]+\}"}),
+]
 Duration = Annotated[float, PlainValidator(parse_duration), WithJsonSchema(_DURATION)]
+Idle = Annotated[float, PlainValidator(_idle), WithJsonSchema(_DURATION)]
 PositiveDuration = Annotated[float, PlainValidator(_positive), WithJsonSchema(_DURATION)]
 RestartLimit = Annotated[
     Limit,
@@ -285,4 +343,14 @@ Percent = Annotated[
     float,
     PlainValidator(parse_percent),
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$|\$\{[^}]+\}"}),
+]
+PriorityWord = Annotated[
+    Priority,
+    PlainValidator(_one_of(PRIORITIES, "priority")),
+    WithJsonSchema(or_reference({"enum": list(PRIORITIES)})),
+]
+TriggerWord = Annotated[
+    Trigger,
+    PlainValidator(_one_of(TRIGGERS, "reason to fall back")),
+    WithJsonSchema(or_reference({"enum": list(TRIGGERS)})),
 ]

@@ -81,19 +81,22 @@ class WholeFigures(InstanceFigures):
 
 
 class NameFigures(_Told):
-    """Of one name that clients ask for, or of one client."""
+    """Of one name that clients ask for, or of one client, since the gateway began. `recent` is the
+    share of the last requests that a fallback has served; None where they are too few to say."""
 
     requests: NonNegativeInt = 0
     failures: NonNegativeInt = 0
     fallbacks: NonNegativeInt = 0
     prompt_tokens: NonNegativeInt = 0
     generated_tokens: NonNegativeInt = 0
+    recent: NonNegativeFloat | None = None
 
 
 class Figures(_Told):
     """`runs`: requests under way by the process that has them. `daemon` and `number`: of the table
     in force. `bounds`: of histograms, in seconds. `names`: what clients asked for, `other` for all
-    that nothing is called. `own`: answers of the gateway's own, by status."""
+    that nothing is called. `clients`: by the name of the token that they came with. `own`: answers
+    of the gateway's own, by status."""
 
     daemon: str = ""
     number: NonNegativeInt = 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from orchestrator.core.fields import is_name
 from orchestrator.core.nodes import shown
 from orchestrator.core.problem import Path, Problem
 from orchestrator.core.source import Source, read_source
@@ -134,9 +135,19 @@ def env_reference(name: str) -> str:
     return f"{OPEN}{name}{CLOSE}"
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text of a draft is a reference, and nothing besides."""
+    return _MARKED.fullmatch(text) is not None
+
+
 def expanded(text: str, env: Mapping[str, str]) -> str:
     """`text` with its references replaced; what is not set is empty."""
     return _MARKED.sub(lambda match: env.get(match[1], ""), text)
+
+
+def filled(text: str) -> str:
+    """`text` with a letter where a reference stands, to see whether it could mean something."""
+    return _MARKED.sub("x", text)
 
 
 def spelled(value: Any) -> Any:
@@ -168,7 +179,7 @@ def located(path: str, folder: str) -> str:
 
 @dataclass(slots=True)
 class Names:
-    """Gives names to instances, each but once."""
+    """Gives names to what has one in a profile, each but once."""
 
     _taken: set[str] = field(default_factory=set[str])
     _numbers: dict[str, int] = field(default_factory=dict[str, int])
@@ -183,6 +194,13 @@ class Names:
             name = f"{stem}-{number}"
         self._taken.add(name)
         return name
+
+    def all(self, wanted: Iterable[str]) -> list[str]:
+        """A name for each. Whoever can be called exactly so is, whoever comes before it."""
+        words = list(wanted)
+        order = sorted(range(len(words)), key=lambda at: not is_name(words[at]))
+        names = {at: self.name(words[at]) for at in order}
+        return [names[at] for at in range(len(words))]
 
 
 def typed(word: str) -> str | int | float:

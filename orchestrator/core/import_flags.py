@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.core.engine import FlagValue
-from orchestrator.core.import_draft import OPEN, PORT, Notes, env_reference, located, typed
+from orchestrator.core.import_draft import (
+    PORT,
+    Notes,
+    env_reference,
+    is_reference,
+    located,
+    typed,
+)
 from orchestrator.core.problem import Path
 from orchestrator.core.secret import is_secret_name
 
@@ -255,7 +262,7 @@ class Settings:
         return value
 
     def _secret(self, key: str, value: str, word: str) -> None:
-        if value.startswith(OPEN):
+        if is_reference(value):
             self.flags[key] = value
             return
         wanted = {"api-key": "LLAMA_API_KEY", "hf-token": "HF_TOKEN"}.get(key) or key.upper()

@@ -67,6 +67,7 @@ class Drafting:
             "mmproj": places.get("mmproj"),
             "host": places.get("host"),
             "port": self._port(read),
+            **{key: more.get(key) for key in ("idle", "pin", "preload")},
             "flags": read.flags,
             "args": read.args,
         }
@@ -107,7 +108,7 @@ class Drafting:
         owner = self.ports.setdefault(port, str(at[-1]))
         if owner == at[-1]:
             return port
-        message = f"port {port} is that of {owner!r}, and both run at once here: another is chosen"
+        message = f"port {port} is that of {owner!r}, which may run beside it: another is chosen"
         read.changed(message)
         return None
 

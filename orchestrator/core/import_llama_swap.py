@@ -1,7 +1,7 @@
 """llama-swap's configuration to a profile: each model that a llama-server serves is an instance.
 
-Of what a proxy does between clients and servers nothing comes over; what that is, and what there is
-instead, is said of each key (`import_swap_words`).
+It loads a model when somebody asks for it, so instances are started on demand, through a gateway
+(`import_swap_gateway`). What is not carried over is said of each key (`import_swap_words`).
 """
 
 from __future__ import annotations
@@ -12,41 +12,40 @@ from urllib.parse import urlsplit
 from orchestrator.core.import_command import Command
 from orchestrator.core.import_draft import (
     GONE,
-    OPEN,
     Imported,
     Names,
     env_reference,
+    is_reference,
     located,
     readable,
     typed,
 )
 from orchestrator.core.import_flags import Settings, secret_told
+from orchestrator.core.import_gateway import ON_DEMAND, Listening
 from orchestrator.core.import_instance import Drafting, Here
 from orchestrator.core.import_macros import TooMuchError
 from orchestrator.core.import_swap_config import SwapConfig, SwapModel
-from orchestrator.core.import_swap_words import (
-    ALIASES,
-    AT_ONCE,
-    FILE_KEYS,
-    MODEL_KEYS,
-    NOTED,
-    SLEEP,
-    UNKNOWN,
-    sleeping,
-)
+from orchestrator.core.import_swap_gateway import SwapGateway
+from orchestrator.core.import_swap_sets import preloaded, said_of_sets, staying
+from orchestrator.core.import_swap_words import FILE_KEYS, MODEL_KEYS, NEARBY, NOTED, UNKNOWN
 from orchestrator.core.nodes import Entry, ListNode, ScalarNode
 from orchestrator.core.problem import Path
 from orchestrator.core.secret import is_secret_name
+from orchestrator.core.spec import GATEWAY
+from orchestrator.core.units import format_duration
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
 _LEAST_WAIT = 15
 """Seconds: what llama-swap makes of a shorter `healthCheckTimeout`."""
 
 
-def translate_llama_swap(config: SwapConfig, here: Here) -> Imported:
-    """The profile that does the same, as far as one can. Raises `UnreadableError`."""
+def translate_llama_swap(
+    config: SwapConfig, here: Here, listening: Listening | None = None
+) -> Imported:
+    """The profile that does the same, as far as one can. `listening` is where llama-swap was told
+    to, None where nothing is known of that. Raises `UnreadableError`."""
     try:
-        return _Translation(config, Drafting(here)).profile()
+        return _Translation(config, Drafting(here)).profile(listening)
     except TooMuchError:
         raise config.too_much() from None
 
@@ -59,19 +58,35 @@ class _Translation:
         self._drafting = drafting
         self._notes = drafting.notes
         self._instances: dict[str, Any] = {}
-        self._names_given = Names()
+        self._names_given = Names({GATEWAY})
+        self._served: dict[str, str] = {}
+        """Instances by what clients call them."""
+        self._routes: dict[str, Any] = {}
+        self._preloaded = preloaded(config)
+        self._staying = staying(config)
 
-    def profile(self) -> Imported:
+    def profile(self, listening: Listening | None) -> Imported:
+        where = listening or Listening()
+        self._drafting.ports[where.port] = GATEWAY
         defaults = self._defaults()
-        for model in self._config.models:
-            name = self._names_given.name(model.name)
+        names = self._names_given.all(model.name for model in self._config.models)
+        for model, name in zip(self._config.models, names, strict=True):
             # What is left out keeps its place, for what is said of it.
             self._instances[name] = GONE
             self._instance(name, model)
+        for name, line in self._preloaded.items():
+            if name not in self._served:
+                message = f"{readable(name)} is not there to be loaded"
+                self._notes.lost(message, key="hooks", line=line)
+        routes = {one: to for one, to in self._routes.items() if self._served.get(one) in to}
+        gateway = SwapGateway(self._config, self._drafting, self._served, routes)
+        head = {GATEWAY: {**where.keys(), **gateway.keys()}}
+        if listening is None and self._served:
+            self._notes.changed(NEARBY, at=(GATEWAY,))
         self._whole()
         self._drafting.said_of_paths()
-        document: dict[str, Any] = {"defaults": {"llama-server": defaults}} if defaults else {}
-        return Imported({**document, "instances": self._instances}, tuple(self._notes.remarks))
+        blocks = {"defaults": {"llama-server": defaults}, "instances": self._instances}
+        return Imported({**head, **blocks}, tuple(self._notes.remarks))
 
     def _defaults(self) -> dict[str, Any]:
         """What holds for all models."""
@@ -82,22 +97,14 @@ class _Translation:
         grace = self._seconds("unloadTimeout")
         if grace:
             defaults["stop"] = {"grace": f"{grace}s"}
+        defaults["start"] = ON_DEMAND
         idle = self._seconds("globalTTL")
-        if idle and self._can_sleep():
-            defaults["flags"] = {SLEEP: idle}
-            at = ("defaults", "llama-server", "flags", SLEEP)
-            line = self._config.keys["globalTTL"].line
-            self._notes.changed(sleeping(idle), key="globalTTL", line=line, at=at)
-        elif idle:
-            self._lost_of_file("globalTTL", MODEL_KEYS["ttl"])
+        if idle:
+            defaults["idle"] = format_duration(idle)
         return defaults
 
     def _seconds(self, key: str) -> int | None:
         return _count(self._config.text(key))
-
-    def _can_sleep(self) -> bool:
-        table = self._drafting.here.table
-        return table is not None and f"--{SLEEP}" in table.by_spelling
 
     def _whole(self) -> None:
         """What is to be said of the file as a whole."""
@@ -105,8 +112,8 @@ class _Translation:
             message = FILE_KEYS.get(key, UNKNOWN)
             if message:
                 self._lost_of_file(key, message)
-        if len([one for one in self._instances.values() if one is not GONE]) > 1:
-            self._notes.changed(AT_ONCE, at=("instances",))
+        names = [name for name, one in self._instances.items() if one is not GONE]
+        said_of_sets(self._config, names, self._notes)
 
     def _lost_of_file(self, key: str, message: str) -> None:
         self._notes.lost(message, key=key, line=self._config.keys[key].line)
@@ -125,12 +132,12 @@ class _Translation:
         read.words(command.words)
         env = self._env(model, dict(command.env), read)
         self._names(name, model, read)
-        self._idle(model, read)
         self._proxy(model, read)
         grace = _count(model.text("unloadTimeout"))
         more: dict[str, Any] = {
             "description": _description(model),
             "binary": binary,
+            **self._demand(model),
             "env": env,
             "stop": {"grace": f"{grace}s"} if grace else {},
         }
@@ -139,7 +146,9 @@ class _Translation:
         if "model" not in body:
             read.lost("it names no model")
         else:
-            self._instances[name] = body
+            self._instances[name] = body | self._never_idle(model)
+            called = [name, model.name, *model.texts("aliases")]
+            self._served |= {one: self._served.get(one, name) for one in called}
         self._rest(model, read)
 
     def _binary(self, command: Command, read: Settings) -> str:
@@ -168,33 +177,41 @@ class _Translation:
             if read.variable(name, value):
                 continue
             kept[name] = value
-            if is_secret_name(name) and value and not value.startswith(OPEN):
+            if is_secret_name(name) and value and not is_reference(value):
                 safe = self._drafting.secrets.reference(name, value, str(read.at[-1]))
                 kept[name] = env_reference(safe)
                 read.changed(secret_told(safe), ("env", name), name)
         return kept
 
     def _names(self, name: str, model: SwapModel, read: Settings) -> None:
-        """An instance answers to any name; what it says of itself is what it was called."""
-        read.key, read.line = "aliases", model.line("aliases")
+        """What clients call it, the gateway takes from what the server calls itself. A name with
+        a comma, which would be two, is a route."""
         aliases = model.texts("aliases")
-        if aliases:
-            read.changed(ALIASES, ("flags", "alias"))
-        names = [one for one in (model.name, *aliases) if "," not in one]
-        if "alias" not in read.flags and names and (aliases or name != model.name):
+        said = [one for one in dict.fromkeys((model.name, *aliases)) if one]
+        self._routes |= {one: [name] for one in said if "," in one}
+        names = [one for one in said if "," not in one]
+        own = read.flags.get("alias")
+        if own is not None:
+            before = own if isinstance(own, list) else [own]
+            more = [one for one in names if one != name and one not in map(str, before)]
+            read.flags["alias"] = [*before, *more] if more else own
+        elif names and (aliases or name != model.name):
             read.flags["alias"] = typed(names[0]) if len(names) == 1 else [*names]
 
-    def _idle(self, model: SwapModel, read: Settings) -> None:
-        read.key, read.line = "ttl", model.line("ttl")
+    def _demand(self, model: SwapModel) -> dict[str, Any]:
+        """When it is there, beside when somebody asks for it."""
+        names = {model.name, *model.texts("aliases")}
         idle = _count(model.text("ttl"))
-        if not idle:
-            if idle == 0 and self._seconds("globalTTL") and self._can_sleep():
-                read.flags[SLEEP] = None
-        elif not self._can_sleep():
-            read.lost(MODEL_KEYS["ttl"])
-        elif SLEEP not in read.flags:
-            read.flags[SLEEP] = idle
-            read.changed(sleeping(idle), ("flags", SLEEP))
+        return {
+            "idle": format_duration(idle) if idle else "",
+            "pin": True if names & self._staying else None,
+            "preload": True if names & self._preloaded.keys() else None,
+        }
+
+    def _never_idle(self, model: SwapModel) -> dict[str, Any]:
+        """A time to live of 0 is none, where others have one."""
+        never = _count(model.text("ttl")) == 0 and self._seconds("globalTTL")
+        return {"idle": None} if never else {}
 
     def _proxy(self, model: SwapModel, read: Settings) -> None:
         """Where requests were sent. A port that the command does not say is the server's own."""
@@ -216,7 +233,7 @@ class _Translation:
             message = MODEL_KEYS.get(key, UNKNOWN)
             if key in NOTED:
                 read.changed(message)
-            elif key != "ttl" and message and not _says_nothing(key, entry):
+            elif message and not _says_nothing(key, entry):
                 read.lost(message)
 
 

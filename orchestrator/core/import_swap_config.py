@@ -5,7 +5,7 @@ bytes -> marks for the environment -> YAML nodes -> macros -> command
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.core.document import read_document
@@ -61,6 +61,24 @@ class SwapConfig:
         """A value of the whole, its macros replaced; empty for a list, or what is not there."""
         return _text(self.keys.get(key), self.macros)
 
+    def below(self, *keys: str) -> Entry | None:
+        """What stands under these keys, one below the other; None where nothing does."""
+        entry = self.keys.get(keys[0])
+        for key in keys[1:]:
+            entry = settings_of(entry).get(key)
+        return entry
+
+    def said(self, entry: Entry | None) -> str:
+        """What a value says, macros replaced; empty for a list, or what is not there."""
+        return _text(entry, self.macros)
+
+    def words(self, entry: Entry | None) -> Iterator[tuple[str, int]]:
+        """The words of a list, macros replaced, each with its line; empty ones are none."""
+        items = entry.value.items if entry is not None and isinstance(entry.value, ListNode) else ()
+        for one in items:
+            if isinstance(one, ScalarNode) and one.value is not None and one.text:
+                yield self.macros.expanded(one.text), one.line
+
     def too_much(self) -> UnreadableError:
         """What macros that grow without end are."""
         return _wrong(self.source, self._macros, "its macros bring in too much")
@@ -68,6 +86,11 @@ class SwapConfig:
     @property
     def _macros(self) -> Entry:
         return self.keys.get("macros") or self.keys["models"]
+
+
+def settings_of(entry: Entry | None) -> Mapping[str, Entry]:
+    """The keys of a mapping; none for anything else."""
+    return entry.value.entries if entry is not None and isinstance(entry.value, MapNode) else {}
 
 
 def read_llama_swap(data: bytes, file: str) -> SwapConfig:

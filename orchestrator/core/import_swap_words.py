@@ -4,81 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SLEEP = "sleep-idle-seconds"
-"""The flag by which a llama-server gives its memory back by itself."""
 UNKNOWN = "nothing is known of this"
-AT_ONCE = (
-    "llama-swap loads a model when somebody asks for it, and unloads others for it; here all of "
-    "these run from the start, each at a port of its own. For one at a time make a profile of "
-    "each, and switch with `orchestrate apply`"
+NEARBY = (
+    "llama-swap listens on all addresses unless it is told otherwise; this is reached from this "
+    "machine alone (`--listen 0.0.0.0:8080` opens it, and should have a token)"
 )
-ALIASES = "at its own port it answers to any name; one address for all of them would need a gateway"
 NOTED = frozenset({"useModelName"})
 """Keys of which nothing is lost, though nothing is carried over."""
 
-_PROXY = "of llama-swap's own proxy; here clients talk to the servers themselves"
-_ROUTE = "nothing routes requests by the name of a model here; that would need a gateway"
-_TOGETHER = "all instances run at once: nothing is unloaded for another"
+_LOG = (
+    "of llama-swap's own log; `orchestrate logs gateway` has a line for each request, and "
+    "`orchestrate logs NAME` what a server says"
+)
+_SEEN = "of llama-swap's own pages; `orchestrate status`, the dashboard and the metrics show that"
+_LISTED = "the gateway lists names, and says nothing more of a model"
+_LOADING = "a stream is kept open while its model loads, with nothing in it that anybody reads"
+TIMES = (
+    "the gateway waits for as long as a server works; a route with `slow:` falls back from one "
+    "that says nothing for so long"
+)
 
 FILE_KEYS: Mapping[str, str] = {
-    "apiKeys": "llama-swap asks for them, its servers do not: give each server one, as in "
-    '`flags: {api-key: "${env:LLAMA_API_KEY}"}`',
-    "captureBuffer": _PROXY,
+    "apiKeys": "",
+    "captureBuffer": "what requests hold is not kept; " + _LOG[_LOG.index("`") :],
     "globalTTL": "",
-    "groups": _TOGETHER,
+    "groups": "",
     "healthCheckTimeout": "",
     "hooks": "",
-    "includeAliasesInList": _PROXY,
-    "logLevel": _PROXY,
-    "logRequests": _PROXY,
-    "logTimeFormat": _PROXY,
-    "logToStdout": _PROXY,
+    "includeAliasesInList": "",
+    "logLevel": _LOG,
+    "logRequests": _LOG,
+    "logTimeFormat": _LOG,
+    "logToStdout": _LOG,
     "macros": "",
-    "matrix": _TOGETHER,
-    "metricsMaxInMemory": _PROXY,
+    "matrix": "",
+    "metricsMaxInMemory": _SEEN,
     "models": "",
-    "peers": "servers elsewhere: " + _ROUTE,
-    "performance": _PROXY,
-    "profiles": _ROUTE,
-    "routing": _TOGETHER + ", and nothing orders requests",
-    "selectors": _ROUTE,
-    "sendLoadingState": _PROXY,
+    "peers": "",
+    "performance": _SEEN,
+    "profiles": "none of them holds when llama-swap starts; who serves a name is said by "
+    "`gateway: {routes: ...}`, and switched by saving the profile",
+    "routing": "",
+    "selectors": "",
+    "sendLoadingState": _LOADING,
     "startPort": "",
-    "store": _PROXY,
-    "ui": _PROXY,
+    "store": _SEEN,
+    "ui": _SEEN,
     "unloadTimeout": "",
-    "upstream": _PROXY,
+    "upstream": "below `/instances/NAME/` every request is for that server, whatever its path",
 }
 
 MODEL_KEYS: Mapping[str, str] = {
     "aliases": "",
-    "capabilities": _PROXY,
+    "capabilities": _LISTED,
     "checkEndpoint": "a llama-server is ready when /health says so",
     "cmd": "",
     "cmdStop": "it is stopped by SIGTERM, and after `stop: {grace}` by SIGKILL",
-    "compat": _PROXY,
-    "concurrencyLimit": "a server works on as many requests at once as `parallel` says, and "
-    "queues the others; refusing them would need a gateway",
+    "compat": "a llama-server has no WebSockets",
+    "concurrencyLimit": "a server works on as many requests at once as `parallel` says; others "
+    "wait in the gateway, and are answered by 429 where that takes too long (`gateway: {queue}`)",
     "description": "",
     "env": "",
     "filters": "requests reach the server as they were sent; what a flag sets is only a default",
     "macros": "",
-    "metadata": _PROXY,
+    "metadata": _LISTED,
     "name": "",
     "proxy": "",
-    "sendLoadingState": _PROXY,
-    "timeouts": _PROXY,
-    "ttl": "it stays in memory: to stop what is idle, and start it for the next request, would "
-    "need a gateway",
-    "unlisted": "there is no list of all models that it could be left out of",
+    "sendLoadingState": _LOADING,
+    "timeouts": TIMES,
+    "ttl": "",
+    "unlisted": "the gateway lists all names",
     "unloadTimeout": "",
     "useModelName": "a llama-server answers to any model name",
 }
-
-
-def sleeping(idle: int) -> str:
-    """What is said where a time to live became a time to sleep."""
-    return (
-        f"the server itself gives its memory back after {idle} idle seconds, and loads again when "
-        "it is asked; its process stays"
-    )

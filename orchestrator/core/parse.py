@@ -132,7 +132,8 @@ def _below(path: Path, broken: frozenset[Path]) -> bool:
 
 
 def _spelled(root: MapNode) -> MapNode:
-    """`root` with the numbers in every `env` and `args` as the text they are written as.
+    """`root` with the numbers in every `env` and `args`, and in what the gateway keeps secret, as
+    the text they are written as.
 
     There text is meant, and `1.10` must not become `1.1`. Nor can a reference be quoted to say so:
     what it brings in is text here, whatever it looks like.
@@ -143,7 +144,28 @@ def _spelled(root: MapNode) -> MapNode:
         if entry is not None:
             value = _map_values(entry.value, _spelled_block)
             entries[section] = Entry(section, entry.line, entry.column, value)
+    gateway = entries.get("gateway")
+    if gateway is not None:
+        value = _changed(gateway.value, ("token",), _as_text)
+        value = _changed(value, ("tokens", "*", "token"), _as_text)
+        value = _changed(value, ("cloud", "*", "key"), _as_text)
+        entries["gateway"] = Entry("gateway", gateway.line, gateway.column, value)
     return MapNode(entries, root.line, root.column)
+
+
+def _changed(node: Node, path: tuple[str, ...], change: Callable[[Node], Node]) -> Node:
+    """`node` with `change` applied to what is at `path` in it, `*` being every key."""
+    if not path:
+        return change(node)
+    if not isinstance(node, MapNode):
+        return node
+    entries = {
+        key: Entry(key, entry.line, entry.column, _changed(entry.value, path[1:], change))
+        if path[0] in (key, "*")
+        else entry
+        for key, entry in node.entries.items()
+    }
+    return MapNode(entries, node.line, node.column)
 
 
 def _spelled_block(block: Node) -> Node:

@@ -32,12 +32,13 @@ from orchestrator.core.fields import (
     EnvValue,
     Flag,
     Host,
+    Idle,
     KeepAlive,
     LlamaServerWord,
     Name,
     OllamaWord,
     Port,
-    PositiveDuration,
+    Replicas,
     Start,
     Switch,
     Text,
@@ -109,9 +110,10 @@ class LlamaServerDefaults(_Common):
         description="always, or on-demand: the first request through the gateway starts it. "
         "Default always.",
     )
-    idle: PositiveDuration | None = Field(
+    idle: Idle | None = Field(
         default=None,
-        description="On demand: time after its last use until it is stopped. Default: never.",
+        description="On demand: time after its last use until it is stopped, at least 1s. "
+        "Default: never.",
     )
     pin: Switch | None = Field(
         default=None,
@@ -202,6 +204,10 @@ class LlamaServerConfig(LlamaServerDefaults):
         default_factory=list[str],
         description="Instances that must be ready before this one is started.",
     )
+    replicas: Replicas | None = Field(
+        default=None,
+        description="Run it so many times, as NAME-1, NAME-2 and so on, each at a port of its own.",
+    )
 
 
 class OllamaConfig(OllamaDefaults):
@@ -276,9 +282,15 @@ class Profile(Block, defer_build=False):
 
     def effective(self, config: InstanceConfig) -> Effective:
         """The settings of one of the instances, with its engine's defaults merged in."""
-        if isinstance(config, OllamaConfig):
-            return _effective(config, self.defaults.ollama)
-        return _effective(config, self.defaults.llama_server)
+        return _effective(config, self._defaults_of(config))
+
+    def binary_of(self, config: InstanceConfig) -> str | None:
+        """The one of these settings that says which engine it is."""
+        return given("binary", config, self._defaults_of(config))
+
+    def _defaults_of(self, config: InstanceConfig) -> _Common:
+        is_ollama = isinstance(config, OllamaConfig)
+        return self.defaults.ollama if is_ollama else self.defaults.llama_server
 
 
 @dataclass(frozen=True, slots=True)

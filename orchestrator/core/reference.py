@@ -1,13 +1,14 @@
 """What `${...}` in a profile may look like, and which environment variables a text refers to.
 
-Nothing is imported but `re`: the command line asks `env_names` what to hand to the daemon, and
+Nothing heavy is imported: the command line asks `env_names` what to hand to the daemon, and
 must stay quick.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -40,6 +41,19 @@ def references(value: object) -> list[Reference]:
         return []
     inner = (match[1] for match in TOKEN.finditer(value) if match[1] is not None)
     return [found for found in map(read_reference, inner) if found is not None]
+
+
+def is_written(value: object, known: Mapping[str, object]) -> bool:
+    """Whether a secret stands here, and not only the name of an environment variable that has it.
+    `known` are the profile's own variables, as they are written."""
+    if value is None or isinstance(value, dict):
+        return False
+    if isinstance(value, list):
+        return any(is_written(one, known) for one in cast("list[object]", value))
+    named = references(value)
+    return not named or any(
+        bool(one.default) if one.env else is_written(known.get(one.name), known) for one in named
+    )
 
 
 def read_reference(inner: str) -> Reference | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from orchestrator.core.profile import (
     given,
 )
 from orchestrator.core.promise import Promises, tag_or_none
+from orchestrator.core.replicas import members, spread
 from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
@@ -92,9 +93,7 @@ class Resolved:
 
 def needed_engines(profile: Profile) -> set[EngineKey]:
     """The engines that the instances of a profile are run by."""
-    return {
-        (config.engine, profile.effective(config).binary) for config in profile.instances.values()
-    }
+    return {(config.engine, profile.binary_of(config)) for config in profile.instances.values()}
 
 
 def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
@@ -102,28 +101,36 @@ def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:
     problems: dict[Problem, None] = {}
     warnings: dict[Problem, None] = {}
     specs: dict[str, InstanceSpec] = {}
-    for name, config in loaded.config.instances.items():
-        instance = _Instance(loaded, name, config, around)
-        spec = instance.resolve()
-        for issue in instance.issues:
+
+    def note(issues: Iterable[Issue]) -> None:
+        for issue in issues:
             place = loaded.place(issue.path, key=issue.key)
             target = warnings if issue.warning else problems
             target[Problem(issue.message, place, issue.path, issue.hint)] = None
+
+    each = [
+        (own, name, config)
+        for name, config in loaded.config.instances.items()
+        for own in members(name, config)
+    ]
+    for own, name, config in each:
+        instance = _Instance(loaded, own, config, around, declared=name)
+        spec = instance.resolve()
+        note(instance.issues)
         if spec is not None:
-            specs[name] = spec
-    gateway = resolve_gateway(
+            specs[own] = spec
+    gateway, found = resolve_gateway(
         loaded,
         specs,
+        whole=len(specs) == len(each),
         program=around.gateway,
         host=around.host,
         cwd=around.cwd,
         ports=around.ports,
     )
-    if isinstance(gateway, InstanceSpec):
+    if gateway is not None:
         specs[GATEWAY] = gateway
-    for issue in () if isinstance(gateway, InstanceSpec) else gateway:
-        place = loaded.place(issue.path, key=issue.key)
-        problems[Problem(issue.message, place, issue.path, issue.hint)] = None
+    note(found)
     reads = {file.path: digest_of(file.text) for file in around.modelfiles.values()}
     meant = ResolvedFile(loaded.file, loaded.name, loaded.revision, specs, reads)
     return Resolved(meant, tuple(problems), tuple(warnings))
@@ -138,14 +145,22 @@ class _Instance:
     """One instance on its way from config to spec; `issues` grows on the way."""
 
     def __init__(
-        self, loaded: LoadedProfile, name: str, config: InstanceConfig, around: Surroundings
+        self,
+        loaded: LoadedProfile,
+        name: str,
+        config: InstanceConfig,
+        around: Surroundings,
+        *,
+        declared: str,
     ) -> None:
+        """`declared` is what the profile calls it: it may be one of its replicas."""
         self._loaded = loaded
         self._name = name
+        self._replica_of = declared if declared != name else ""
         self._config = config
         self._around = around
         self._folder = posixpath.dirname(loaded.file)
-        self._path: Path = ("instances", name)
+        self._path: Path = ("instances", declared)
         self._awaits: Awaited | None = None
         self.issues: list[Issue] = []
 
@@ -203,8 +218,8 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
-            facts=facts_of(model, sees=mmproj is not None),
             on_demand=self._on_demand(config),
+            facts=facts_of(model, sees=mmproj is not None),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
@@ -376,11 +391,12 @@ class _Instance:
             description=effective.description,
             auto_port=self._config.port == "auto",
             inputs=inputs,
-            needs=tuple(self._config.needs),
+            needs=tuple(spread(self._config.needs, self._loaded.config.instances)),
             readiness=effective.readiness,
             liveness=effective.liveness,
             restart=effective.restart,
             stop=effective.stop,
             update=effective.update,
             limits=effective.limits,
+            replica_of=self._replica_of,
         )

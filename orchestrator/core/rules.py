@@ -6,14 +6,14 @@ is passed over here. So a slip in one instance does not hide what is wrong betwe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from orchestrator.core.address import hosts_overlap
 from orchestrator.core.cycles import find_cycles
 from orchestrator.core.engine import Issue
-from orchestrator.core.fields import NAME_HINT, is_name
+from orchestrator.core.fields import MAX_REPLICAS, NAME_HINT, is_name
 from orchestrator.core.nodes import Plain, shown
 from orchestrator.core.problem import Path
 from orchestrator.core.reference import VARIABLE_NAME
@@ -35,6 +35,7 @@ def broken_rules(values: Block) -> list[Issue]:
     """What breaks the rules in `values`, of each rule no more than anybody reads."""
     rules = (
         _names(values),
+        _replicas(values),
         _needs(values),
         _ports(values),
         _gateway(values),
@@ -74,16 +75,46 @@ def _names(values: Block) -> Iterator[Issue]:
                     yield Issue(path, f"{shown(name)} cannot name an environment variable")
 
 
+def _replicas_of(name: str, instance: Block) -> list[str]:
+    """What its replicas are called; nothing where it says none, or what is no number of them."""
+    count = instance.get("replicas")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_REPLICAS:
+        return []
+    return [f"{name}-{number + 1}" for number in range(count)]
+
+
+def _replicas(values: Block) -> Iterator[Issue]:
+    """Replicas have names and ports of their own."""
+    instances = _instances(values)
+    owners = {one: name for name, block in instances.items() for one in _replicas_of(name, block)}
+    for name, instance in instances.items():
+        path: Path = ("instances", name)
+        if name in owners:
+            message = f"{shown(name)} is also a replica of {shown(owners[name])}"
+            yield Issue(path, message, "give it another name")
+        own = _replicas_of(name, instance)
+        if own and is_name(name) and not is_name(own[-1]):
+            message = f"{shown(own[-1])} cannot name a replica of {shown(name)}"
+            yield Issue((*path, "replicas"), message, "give it a shorter name", key=False)
+        if own and isinstance(instance.get("port"), int):
+            message = f"replicas of {shown(name)} cannot all listen on port {instance['port']}"
+            yield Issue((*path, "port"), message, "write `port: auto`", key=False)
+
+
 def _needs(values: Block) -> Iterator[Issue]:
     """Every need is a known instance, and following needs never leads back."""
     graph: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}
     for name, instance in _instances(values).items():
         needs = instance.get("needs")
         # A need of a wrong kind keeps its index, so that paths stay right.
         graph[name] = [str(need) for need in needs] if isinstance(needs, list) else []
+        owners |= dict.fromkeys(_replicas_of(name, instance), name)
     for name, needs in graph.items():
         for index, need in enumerate(needs):
-            if need not in graph:
+            # To need one replica is to need a part of what has them.
+            needs[index] = need if need in graph else owners.get(need, need)
+            if needs[index] not in graph:
                 path: Path = ("instances", name, "needs", index)
                 message = f"instance {shown(name)} needs unknown instance {shown(need)}"
                 yield Issue(path, message, suggest(need, graph), key=False)
@@ -128,15 +159,51 @@ def _gateway(values: Block) -> Iterator[Issue]:
     if GATEWAY in _instances(values):
         message = f"an instance cannot be named {GATEWAY!r} beside a 'gateway:'"
         yield Issue(("instances", GATEWAY), message, "give it another name")
-    routes = {name: _block(value) for name, value in _block(gateway.get("routes")).items()}
+    routes = {
+        name: {"to": value} if isinstance(value, list) else _block(value)
+        for name, value in _block(gateway.get("routes")).items()
+    }
+    yield from _clouds(values, gateway, routes)
     graph: dict[str, list[str]] = {}
     for name, route in routes.items():
         falls = route.get("fallback")
         graph[name] = [str(one) for one in falls] if isinstance(falls, list) else []
+        yield from _aims(("gateway", "routes", name), name, route.get("to"))
     for circle in find_cycles(graph):
         path: Path = ("gateway", "routes", circle[0], "fallback")
         chain = " -> ".join(repr(name) for name in circle[:12])
         yield Issue(path, f"routes fall back to each other in a circle: {chain}", key=False)
+
+
+def _aims(path: Path, name: str, to: Plain) -> Iterator[Issue]:
+    """A route leads to each once, and to somebody."""
+    listed = to if isinstance(to, list) else []
+    aims = [one if isinstance(one, dict) else {"instance": one} for one in listed]
+    seen: list[Plain] = []
+    for at, aim in enumerate(aims):
+        if aim.get("instance") in seen:
+            message = f"route {shown(name)} leads to {shown(aim.get('instance'))} twice"
+            yield Issue((*path, "to", at), message, "give it the weight of both", key=False)
+        seen.append(aim.get("instance"))
+    if aims and all(aim.get("weight") == 0 for aim in aims):
+        yield Issue(
+            (*path, "to"), f"nobody serves route {shown(name)}: every weight is 0", key=False
+        )
+
+
+def _clouds(values: Block, gateway: Block, routes: Collection[str]) -> Iterator[Issue]:
+    """What is elsewhere is not called like what is here; clients and clouds have usual names."""
+    for section, what in (("cloud", "a cloud"), ("tokens", "a client")):
+        for name in _block(gateway.get(section)):
+            if not is_name(name):
+                message = f"{shown(name)} cannot name {what}"
+                yield Issue(("gateway", section, name), message, NAME_HINT)
+    here = {*_instances(values), *routes}
+    for name in _block(gateway.get("cloud")):
+        if name in here:
+            what = "a route" if name in routes else "an instance"
+            message = f"cloud {shown(name)} is called like {what}"
+            yield Issue(("gateway", "cloud", name), message, "give it another name")
 
 
 def _ports(values: Block) -> Iterator[Issue]:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
 from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Plan
 from orchestrator.core.rollback import ROLLED_BACK
-from orchestrator.core.spec import Desired, GatewaySpec, InstanceSpec, ModelFacts, RouteSpec
+from orchestrator.core.spec import (
+    CloudSpec,
+    Desired,
+    GatewaySpec,
+    InstanceSpec,
+    ModelFacts,
+    RouteSpec,
+)
 from orchestrator.core.status import (
     ALIVE,
     InstanceStatus,
@@ -23,6 +31,7 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
+from orchestrator.core.web import read_url
 
 AUTO_SLOTS = 4
 """What llama-server takes at once where nothing says otherwise."""
@@ -32,12 +41,7 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     """The whole of it: targets by instance, names in the order in which they are to be listed."""
     gateway = next((s.gateway for s in desired.values() if s.gateway is not None), GatewaySpec())
     specs = [spec for spec in desired.values() if spec.gateway is None]
-    names: dict[str, list[dict[str, Any]]] = {}
-    for spec in specs:
-        for name, aim in _served(spec):
-            aims = names.setdefault(name, [])
-            if aim not in aims:
-                aims.append(aim)
+    names = _names(specs)
     routes = {route.name: route for route in gateway.routes}
     rows = [_route_row(route, names) for route in gateway.routes]
     rows += [{"name": name, "aims": aims} for name, aims in names.items() if name not in routes]
@@ -46,14 +50,39 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
         "patience": gateway.patience,
         "log": gateway.log,
         "content": gateway.content,
-        "targets": [_target(spec, observed.get(spec.name), plan) for spec in specs],
+        "targets": [
+            *(_target(spec, observed.get(spec.name), plan) for spec in specs),
+            *(_elsewhere(cloud) for cloud in gateway.clouds),
+        ],
         "names": rows,
+        "clouds": [
+            {"name": cloud.name, "aims": [{"target": _cloud(cloud), "model": cloud.model}]}
+            for cloud in gateway.clouds
+        ],
+        "tokens": [asdict(token) for token in gateway.tokens],
     }
+
+
+def _names(specs: Iterable[InstanceSpec]) -> dict[str, list[dict[str, Any]]]:
+    """Who serves each name. What somebody called an instance is that one, and not also another
+    which happens to run a model of that name."""
+    names: dict[str, list[dict[str, Any]]] = {}
+    for spec in specs:
+        for name, aim in _served(spec):
+            aims = names.setdefault(name, [])
+            if aim not in aims:
+                aims.append(aim)
+    given = set(names)
+    for spec in specs:
+        for name, aim in _of_models(spec):
+            if name not in given:
+                names.setdefault(name, []).append(aim)
+    return names
 
 
 def names_of(spec: InstanceSpec) -> list[str]:
     """What clients may call it, the instance's own name first."""
-    return list(dict.fromkeys(name for name, _ in _served(spec)))
+    return list(dict.fromkeys(name for name, _ in (*_served(spec), *_of_models(spec))))
 
 
 def names_shown(table: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -71,29 +100,44 @@ def names_shown(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    aims = [{**aim, "weight": to.weight} for to in route.to for aim in names.get(to.name, ())]
+    aims: list[dict[str, Any]] = []
+    for to in route.to:
+        if to.weight == 0:
+            continue
+        share = {} if to.weight is None else {"weight": to.weight, "side": to.name}
+        aims += [{**aim, **share} for aim in names.get(to.name, ())]
     return {
         "name": route.name,
         "aims": aims,
         "fallback": list(route.fallback),
         "slow": route.slow,
+        "on": list(route.on),
     }
 
 
 def _served(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What an instance is called: its name, its aliases and its model, or the models it holds."""
+    """What an instance is called itself: its name and its aliases. One that holds several models
+    serves nothing by its own name."""
+    if spec.holds is not None:
+        return
+    aim = {"target": spec.name}
+    yield spec.name, aim
+    if spec.replica_of:
+        yield spec.replica_of, aim
+    for alias in _after(spec.command.argv, "--alias", "-a").split(","):
+        if alias.strip():
+            yield alias.strip(), aim
+
+
+def _of_models(spec: InstanceSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What its model is called, or each of those that it holds."""
     if spec.holds is not None:
         for model in spec.holds.models:
             yield _shown(model.name), {"target": spec.name, "model": model.name}
         return
-    aim = {"target": spec.name}
-    yield spec.name, aim
-    for alias in _after("--alias", spec.command.argv).split(","):
-        if alias.strip():
-            yield alias.strip(), aim
     name = spec.model.rpartition("/")[2].removesuffix(SUFFIX)
     if name:
-        yield name, aim
+        yield name, {"target": spec.name}
 
 
 def _shown(tag: str) -> str:
@@ -129,9 +173,30 @@ def _target(spec: InstanceSpec, status: InstanceStatus | None, plan: Plan) -> di
         "failing": status is not None and _is_failing(status),
         "starts_within": runs.readiness.deadline,
         "slots": _slots(runs),
+        "replica_of": spec.replica_of,
         "key": runs.command.env.get("LLAMA_API_KEY", "").partition(",")[0],
         "models": [one.name for one in present if one.state is ModelState.PRESENT],
         "facts": dict(_facts(spec, present)),
+    }
+
+
+def _cloud(cloud: CloudSpec) -> str:
+    """What the answers of it say served them; no instance can be called so."""
+    return f"cloud:{cloud.name}"
+
+
+def _elsewhere(cloud: CloudSpec) -> dict[str, Any]:
+    """A cloud as a target: it is taken to serve until it is seen that it does not."""
+    url = read_url(cloud.url)
+    return {
+        "name": _cloud(cloud),
+        "engine": "cloud",
+        "host": url.host,
+        "port": url.port,
+        "scheme": url.scheme,
+        "prefix": url.prefix,
+        "phase": "ready",
+        "key": cloud.key,
     }
 
 
@@ -140,7 +205,7 @@ def _facts(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is known of each model, by what the server calls it; empty for its only one."""
     if spec.holds is None:
-        loaded = _after("--ctx-size", spec.command.argv)
+        loaded = _after(spec.command.argv, "--ctx-size", "-c")
         context = {"loaded_context": int(loaded)} if loaded.isdigit() else {}
         yield "", {**_said(spec.facts), **context}
     for one in present:
@@ -162,10 +227,12 @@ def _slots(spec: InstanceSpec) -> int | None:
     if spec.holds is not None:
         said = spec.command.env.get("OLLAMA_NUM_PARALLEL", "")
         return int(said) if said.isdigit() and int(said) > 0 else None
-    said = _after("--parallel", spec.command.argv)
+    argv, env = spec.command.argv, spec.command.env
+    said = _after(argv, "--parallel", "-np") or env.get("LLAMA_ARG_N_PARALLEL", "")
     return int(said) if said.isdigit() and int(said) > 0 else AUTO_SLOTS
 
 
-def _after(flag: str, argv: tuple[str, ...]) -> str:
-    at = argv.index(flag) + 1 if flag in argv else len(argv)
-    return argv[at] if at < len(argv) else ""
+def _after(argv: tuple[str, ...], *flags: str) -> str:
+    """The value of a flag, by any of its names; the last one counts, as it does for the engine."""
+    values = [value for flag, value in pairwise(argv) if flag in flags]
+    return values[-1] if values else ""

@@ -15,6 +15,10 @@ AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
 StartMode = Literal["always", "on-demand"]
+Priority = Literal["high", "normal", "low"]
+Trigger = Literal["down", "overloaded", "slow", "failing"]
+TRIGGERS: tuple[Trigger, ...] = ("down", "overloaded", "slow", "failing")
+"""Why a request goes to what a route falls back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class InputFile:
     identity: FileIdentity | None
 
 
+_REACHED_BY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where an instance listens. `prefix` is its URL prefix, without a trailing slash."""
@@ -60,7 +67,7 @@ class Endpoint:
     @property
     def connect_host(self) -> str:
         """The address to reach it from this machine: a wildcard bind is reached by loopback."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        return _REACHED_BY.get(self.host, self.host)
 
     @property
     def authority(self) -> str:
@@ -283,33 +290,61 @@ GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class RouteAim:
-    """An instance, or a name that one serves, and how often it is chosen beside the others."""
+    """An instance, or a name that one serves. `weight` is its share of the requests beside the
+    others'; None where whoever is least busy is chosen."""
 
     name: str
-    weight: int = 1
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A name that clients may ask for. `fallback` are other names, tried in order when this one is
-    down, overloaded, failing, or has said nothing for `slow` seconds."""
+    """A name that clients may ask for. `fallback` are other names, tried in order for the reasons
+    in `on`; it is slow when it has said nothing for `slow` seconds. `warn` is the percentage of
+    requests served by a fallback above which that is told."""
 
     name: str
     to: tuple[RouteAim, ...]
     fallback: tuple[str, ...] = ()
     slow: float | None = None
+    on: tuple[Trigger, ...] = TRIGGERS
+    warn: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudSpec:
+    """A server elsewhere that speaks OpenAI's protocol: only ever fallen back to. `model` is what
+    it is asked for, "" for what the client asked for."""
+
+    name: str
+    url: str
+    key: str = field(default="", repr=False)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A client by name. `priority` is the most that its requests may have; None leaves that to
+    them."""
+
+    name: str
+    token: str = field(repr=False)
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """What the gateway does beside listening: its routes, how many requests may wait, and for how
-    many seconds; which of them are logged, and whether with what was asked."""
+    """What the gateway does beside listening: its routes, how many requests may wait for one
+    instance (None: by its slots), and for how many seconds; which of them are logged, and whether
+    with what was asked."""
 
     routes: tuple[RouteSpec, ...] = ()
-    waiting: int = 256
+    waiting: int | None = None
     patience: float = 30.0
     log: str = "all"
     content: bool = False
+    clouds: tuple[CloudSpec, ...] = ()
+    tokens: tuple[TokenSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +382,8 @@ class InstanceSpec:
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
     on_demand: OnDemand | None = None
+    replica_of: str = ""
+    """What the profile calls it and its like together."""
 
 
 Desired = dict[str, InstanceSpec]

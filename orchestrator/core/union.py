@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from orchestrator.core.gate import overlaps
 from orchestrator.core.problem import Path
+from orchestrator.core.replicas import families
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.shared_store import Clash, clashes
-from orchestrator.core.spec import Desired, InstanceSpec
+from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ class Conflict:
 
     @property
     def where(self) -> Path:
-        return self.path or ("instances", self.instance)
+        if self.path:
+            return self.path
+        return (GATEWAY,) if self.instance == GATEWAY else ("instances", self.instance)
 
 
 def unite(files: Iterable[ResolvedFile]) -> tuple[Desired, list[Conflict]]:
@@ -37,7 +40,9 @@ def unite(files: Iterable[ResolvedFile]) -> tuple[Desired, list[Conflict]]:
     first_in: dict[str, str] = {}
     by_port: dict[int, list[InstanceSpec]] = {}
     conflicts: list[Conflict] = []
+    kin: dict[str, tuple[set[str], str]] = {}
     for file in files:
+        conflicts += _replica_conflicts(file, desired, kin, first_in)
         for name, spec in file.specs.items():
             known = desired.get(name)
             if known is None:
@@ -59,10 +64,40 @@ def unite(files: Iterable[ResolvedFile]) -> tuple[Desired, list[Conflict]]:
                 profiles = (*known.profiles, *spec.profiles)
                 desired[name] = replace(known, profiles=tuple(dict.fromkeys(profiles)))
             else:
-                message = f"instance {name!r} is declared differently in {first_in[name]}"
-                hint = "give it another name, or declare it alike in both files"
-                conflicts.append(Conflict(file.file, first_in[name], name, message, hint))
+                conflicts.append(_other_meaning(file.file, first_in[name], spec))
     return desired, conflicts
+
+
+def _replica_conflicts(
+    file: ResolvedFile,
+    desired: Desired,
+    kin: dict[str, tuple[set[str], str]],
+    first_in: dict[str, str],
+) -> Iterator[Conflict]:
+    """What has replicas is a name, too: it means as many everywhere, and nothing else. `kin` are
+    the replicas of each that was seen so far, and the file where; it grows."""
+    own = families(file.specs.values())
+    for name, replicas in own.items():
+        before, where = kin.setdefault(name, (replicas, file.file))
+        if before != replicas or name in desired:
+            yield _differs(file.file, where if before != replicas else first_in[name], name)
+    for name in file.specs:
+        if name in kin and name not in own:
+            yield _differs(file.file, kin[name][1], name)
+
+
+def _other_meaning(file: str, other: str, spec: InstanceSpec) -> Conflict:
+    if spec.gateway is not None:
+        message = f"the gateway is declared differently in {other}"
+        hint = "there is one for all: declare it in one file, or alike in both"
+        return Conflict(file, other, spec.name, message, hint)
+    return _differs(file, other, spec.replica_of or spec.name)
+
+
+def _differs(file: str, other: str, name: str) -> Conflict:
+    message = f"instance {name!r} is declared differently in {other}"
+    hint = "give it another name, or declare it alike in both files"
+    return Conflict(file, other, name, message, hint)
 
 
 def _model_conflict(file: str, spec: InstanceSpec, clash: Clash, other: str) -> Conflict:

@@ -62,12 +62,14 @@ async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     room, figures, log, clients = Room(), Figures(), AccessLog(), set[Inbound]()
     known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    door = _door(host)
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
         log.requests = body.get("log", log.requests)
         log.content = body.get("content", log.content)
+        door.tokens = table.tokens
         room.update(table)
         known.set()
         stirred.set()
@@ -102,7 +104,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), begun, told, _door(host))
+    front = Front(room, Exchanges(room), begun, told, door)
     server = await loop.create_server(
         lambda: Inbound(front.answer, clients), host, port, backlog=1024
     )

@@ -79,7 +79,7 @@ def line_of(
     row: dict[str, Any] = {
         "time": _clock(at),
         "id": record.id,
-        "client": record.who[:SHOWN],
+        "client": record.client[:SHOWN],
         "method": request.method.decode("latin-1"),
         "path": request.path[:SHOWN],
         "model": record.model[:SHOWN],

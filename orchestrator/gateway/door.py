@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from orchestrator.gateway.message import Headers, Request
+from orchestrator.gateway.table import Token
+from orchestrator.gateway.visitor import Visitor, by_name, owner, unnamed
 
 _ENDINGS = (".localhost", ".local", ".internal")
 """Names that no stranger can own."""
@@ -33,29 +35,35 @@ class Refused:
     hint: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Door:
-    """`token` is what clients must send, if anything; `host` the address that is listened on, and
-    `names` what this machine is called."""
+    """`token` is what clients must send, if anything, or one of `tokens`, which change with the
+    table; `host` the address that is listened on, and `names` what this machine is called."""
 
     token: str = ""
     host: str = "127.0.0.1"
     names: frozenset[str] = frozenset()
+    tokens: tuple[Token, ...] = ()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes a token to come in."""
+        return bool(self.token or self.tokens)
 
     def refusal(self, request: Request) -> Refused | None:
         """None for who may ask."""
-        if self.token:
+        if self.closed:
             return None if self._has_token(request) else _NO_TOKEN
         return self._stranger(request)
 
     def preflight(self, request: Request) -> Refused | None:
         """The same for a browser that asks whether it may; it never sends a token."""
-        return None if self.token else self._stranger(request)
+        return None if self.closed else self._stranger(request)
 
     def marks(self, request: Request) -> Headers:
         """What tells the browser that its page may read the answer, if it may."""
         origin = request.header(b"origin")
-        if not origin or not (self.token or _is_here(origin)):
+        if not origin or not (self.closed or _is_here(origin)):
             return []
         return [
             (b"access-control-allow-origin", origin),
@@ -73,10 +81,18 @@ class Door:
             (b"access-control-max-age", b"600"),
         ]
 
+    def visitor(self, request: Request, peer: str) -> Visitor:
+        """Who it is that may come in, from the address `peer`."""
+        given = _credential(request)
+        own = owner(given, self.tokens)
+        if own is not None:
+            return by_name(own, request)
+        return unnamed(request, b"" if self.closed else given, peer)
+
     def _has_token(self, request: Request) -> bool:
-        bearer = request.header(b"authorization")
-        given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
-        return hmac.compare_digest(given.strip(), self.token.encode())
+        given = _credential(request)
+        known = bool(self.token) and hmac.compare_digest(given, self.token.encode())
+        return owner(given, self.tokens) is not None or known
 
     def _stranger(self, request: Request) -> Refused | None:
         host, origin = request.header(b"host"), request.header(b"origin")
@@ -98,6 +114,12 @@ _HINT = "with a `token:` under `gateway:`, whoever has it may"
 _NO_TOKEN = Refused(
     401, "unauthorized", "no valid token", "send it as `Authorization: Bearer ...` or `x-api-key`"
 )
+
+
+def _credential(request: Request) -> bytes:
+    bearer = request.header(b"authorization")
+    given = bearer[7:] if bearer[:7].lower() == b"bearer " else request.header(b"x-api-key")
+    return given.strip()
 
 
 def _is_here(origin: bytes) -> bool:

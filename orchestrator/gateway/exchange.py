@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.gateway import answers, early, form
+from orchestrator.core.spec import Trigger
+from orchestrator.gateway import answers, cloud, early, form
+from orchestrator.gateway.affinity import Key, key_of
 from orchestrator.gateway.call import Call
+from orchestrator.gateway.choice import Choice
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Headers, request_bytes
 from orchestrator.gateway.ollama_ask import Asked, AskError, Json
 from orchestrator.gateway.outbound import Head, LostError, Outbound, Pool
 from orchestrator.gateway.reply import Reply
 from orchestrator.gateway.room import (
-    Choice,
     FullError,
     HopelessError,
     LateError,
     Room,
     Seat,
+    Wants,
 )
 from orchestrator.gateway.table import Route, Table, Target
 
-KEYS = (b"authorization", b"x-api-key")
-"""Headers by which a client says its token."""
+CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
+"""Headers of a client that go no further: what lets it in here is nobody else's."""
 
 ATTEMPTS = 4
 """Times that one leg of a request is sent, to whoever serves it then."""
@@ -37,16 +41,39 @@ ATTEMPTS = 4
 TRY_OTHERS = frozenset({502, 503, 504})
 """Answers that another instance, or the same one in a moment, may not give."""
 
-AGAIN_AFTER = 5
+AGAIN_AFTER = 5.0
 """Seconds that a client is told to wait where nobody knows better."""
+
+LONGEST = 60.0
+"""Seconds that a client is told to wait at most."""
 
 
 class _NextError(Exception):
-    """This leg has failed; the answer says how, in case there is no other."""
+    """This leg has failed for `reason`; the answer says how, in case there is no other."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self,
+        reason: Trigger,
+        status: int,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        again: float | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.hint = status, code, message, hint
+        self.reason, self.status, self.code = reason, status, code
+        self.message, self.hint, self.again = message, hint, again
+
+
+@dataclass(slots=True)
+class _Leg:
+    """One of the ways to serve a request. `falls` are the reasons for which there is another."""
+
+    route: Route
+    falls: frozenset[str]
+    until: float | None = None
+    """When it is slow, by the loop's clock."""
 
 
 @dataclass(slots=True)
@@ -61,23 +88,25 @@ class Exchanges:
         try:
             await self._serve(inbound, call)
         except AskError as error:
-            wrong = _NextError(400, "bad-request", error.message, error.hint)
-            self._refuse(inbound, call, wrong)
+            wrong = _NextError("failing", 400, "bad-request", error.message, error.hint)
+            self._refuse(inbound, call, [wrong])
 
     async def _serve(self, inbound: Inbound, call: Call) -> None:
-        first: _NextError | None = None
-        legs = list(self._legs(call.route))
-        for at, leg in enumerate(legs):
+        failures: list[_NextError] = []
+        routes = list(self._routes(call.route))
+        for at, route in enumerate(routes):
+            falls = call.route.on if at + 1 < len(routes) else frozenset[str]()
             try:
-                await self._leg(inbound, call, leg, more=at + 1 < len(legs))
+                await self._leg(inbound, call, _Leg(route, falls))
                 return
             except _NextError as error:
-                first = first or error
+                failures.append(error)
+                if error.reason not in falls:
+                    break
                 call.record.fallbacks += 1
-        assert first is not None, "a route has at least one leg"
-        self._refuse(inbound, call, first)
+        self._refuse(inbound, call, failures)
 
-    def _legs(self, route: Route) -> Iterator[Route]:
+    def _routes(self, route: Route) -> Iterator[Route]:
         """The route, then what it falls back to, and so on; each once, so a circle ends."""
         seen: set[str] = set()
         ahead = [route]
@@ -87,24 +116,41 @@ class Exchanges:
                 continue
             seen.add(one.name)
             yield one
-            routes = (self.room.table.route(name) for name in one.fallback)
+            routes = (self.room.table.leg(name) for name in one.fallback)
             ahead[:0] = [found for found in routes if found is not None]
 
-    async def _leg(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> None:
+    async def _leg(self, inbound: Inbound, call: Call, leg: _Leg) -> None:
+        now = asyncio.get_running_loop().time()
+        if leg.route.slow is not None and "slow" in leg.falls:
+            leg.until = now + leg.route.slow
+        lost = ""
         for attempt in range(ATTEMPTS):
-            seat = await self._seat(inbound, call, leg, more=more)
+            seat = await self._seat(inbound, call, leg)
             try:
-                if await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS):
-                    return
+                await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS)
+                return
+            except LostError as error:
+                lost = f"{seat.target.name}: {error}"
+                self.room.shun(seat.target.name)
             finally:
                 self.room.leave(seat)
+            if seat.target.is_cloud:
+                # What was sent may have been worked on, and is paid for.
+                break
             call.record.retried.append(seat.target.name)
-        raise _NextError(502, "lost", f"{leg.name} has broken off {ATTEMPTS} times")
+        raise _NextError("failing", 502, "lost", lost)
 
-    async def _seat(self, inbound: Inbound, call: Call, leg: Route, *, more: bool) -> Seat:
-        def wants(table: Table) -> Sequence[Choice]:
+    async def _seat(self, inbound: Inbound, call: Call, leg: _Leg) -> Seat:
+        route = leg.route
+
+        def meant(table: Table) -> Sequence[Choice]:
             # An edit may have changed what the name means while the request waited.
-            return tuple(table.aims(table.route(leg.name) or leg))
+            return tuple(table.aims(table.leg(route.name) or route))
+
+        def wants(table: Table) -> Sequence[Choice]:
+            if "down" not in leg.falls:
+                return meant(table)
+            return tuple(one for one in meant(table) if one[1].serves or one[1].comes_soon)
 
         def starting() -> str:
             targets = [target for _, target in wants(self.room.table)]
@@ -112,83 +158,82 @@ class Exchanges:
             return "" if any(target.serves for target in targets) else wakes
 
         wakes = starting()
-        if more and not wakes and not any(t.serves for _, t in wants(self.room.table)):
-            raise _unserved(leg, [target for _, target in wants(self.room.table)])
+        patience = route.slow if "overloaded" in leg.falls else None
         loop = asyncio.get_running_loop()
         began = loop.time()
         taking = self.room.take(
             wants,
             client=call.record.client,
             priority=call.priority,
-            deadline=leg.slow if more else None,
+            deadline=patience,
             light=call.light,
+            key=_affinity(call, leg),
         )
         try:
             if wakes and early.has_comments(call):
                 return await early.kept_open(inbound, call, self.room, taking, starting)
             return await taking
-        except HopelessError as error:
-            raise _unserved(leg, error.targets) from None
+        except HopelessError:
+            raise _unserved(leg, [target for _, target in meant(self.room.table)]) from None
         except FullError:
-            message = f"{self.room.size} requests wait already"
-            raise _NextError(429, "overloaded", message, "try again later") from None
+            raise self._overloaded(route, wants, "as many wait for it as may") from None
         except LateError:
-            if any(target.serves for _, target in wants(self.room.table)):
-                message = f"every slot of {leg.name} was busy for too long"
-                raise _NextError(429, "overloaded", message, "try again later") from None
-            raise _unserved(leg, [target for _, target in wants(self.room.table)]) from None
+            choices = meant(self.room.table)
+            if any(target.serves for _, target in choices):
+                why = "every slot of it was busy for too long"
+                raise self._overloaded(route, wants, why) from None
+            raise _unserved(leg, [target for _, target in choices]) from None
         finally:
             call.record.waited += loop.time() - began
 
+    def _overloaded(self, route: Route, wants: Wants, why: str) -> _NextError:
+        again = self.room.again_after(wants(self.room.table))
+        message = f"{route.name}: {why}"
+        return _NextError("overloaded", 429, "overloaded", message, "try again later", again=again)
+
     async def _ask(
-        self, inbound: Inbound, call: Call, seat: Seat, leg: Route, *, last: bool
-    ) -> bool:
-        """Send, and relay what comes. False when it is to be tried once more."""
+        self, inbound: Inbound, call: Call, seat: Seat, leg: _Leg, *, last: bool
+    ) -> None:
+        """Send, and relay what comes. Raises `LostError` when it is to be tried once more."""
         target = seat.target
         asked = call.translated(target)
-        data = _to_send(call, seat, asked)
-        fresh = False
-        while True:
-            try:
-                outbound = await self.pool.connect(target.address, tls=target.tls, fresh=fresh)
-            except LostError:
-                self.room.shun(target.name)
-                return False
-            try:
-                head = await self._head(outbound, data, leg)
-            except LostError:
-                if outbound.used and not fresh:
-                    # It was closed while it was idle: that says nothing of the instance.
-                    fresh = True
-                    continue
-                self.room.shun(target.name)
-                return False
-            except BaseException:
-                outbound.close()
-                raise
-            break
-        if head.status in TRY_OTHERS and not last:
-            outbound.close()
-            self.room.shun(target.name)
-            return False
+        if target.is_cloud and not cloud.speaks(asked.path if asked is not None else call.path):
+            message = f"{target.name} is only asked in OpenAI's protocol"
+            raise _NextError("failing", 503, "other-protocol", message)
         try:
+            async with asyncio.timeout_at(leg.until):
+                outbound, head = await self._answer(_to_send(call, seat, asked), target, leg)
+        except TimeoutError:
+            message = f"{leg.route.name} has not answered within {leg.route.slow:g} s"
+            raise _NextError("slow", 504, "slow", message) from None
+        try:
+            _judge(target, head, leg, last=last)
             await self._relay(inbound, call, outbound, head, target, asked)
         except BaseException:
             outbound.close()
             raise
-        self.pool.give_back(target.address, outbound, tls=target.tls)
-        return True
+        self.pool.give_back(target.address, outbound, tls=target.tls, verified=target.is_cloud)
 
-    async def _head(self, outbound: Outbound, data: bytes, leg: Route) -> Head:
-        answer = outbound.ask(data)
-        if leg.slow is None or not leg.fallback:
-            return await answer
-        try:
-            async with asyncio.timeout(leg.slow):
-                return await answer
-        except TimeoutError:
-            message = f"{leg.name} has not answered within {leg.slow:g} s"
-            raise _NextError(504, "slow", message) from None
+    async def _answer(self, data: bytes, target: Target, leg: _Leg) -> tuple[Outbound, Head]:
+        """The head of the answer; where slowness counts, once the body has begun, too."""
+        fresh = False
+        while True:
+            outbound = await self.pool.connect(
+                target.address, tls=target.tls, verified=target.is_cloud, fresh=fresh
+            )
+            try:
+                head = await outbound.ask(data)
+                if leg.until is not None:
+                    await outbound.begun()
+                return outbound, head
+            except LostError:
+                if not outbound.used or fresh:
+                    raise
+                # It was closed while it was idle: that says nothing of the instance.
+                fresh = True
+            except BaseException:
+                outbound.close()
+                raise
 
     async def _relay(
         self,
@@ -200,7 +245,6 @@ class Exchanges:
         asked: Asked | None,
     ) -> None:
         if call.begun and not early.fits(head):
-            call.record.target = target.name
             await early.fail_as_told(inbound, call, outbound, head, target.name)
             return
         reply = Reply(inbound, call, head, target, asked)
@@ -222,45 +266,75 @@ class Exchanges:
         finally:
             inbound.on_writable = _nothing
 
-    def _refuse(self, inbound: Inbound, call: Call, error: _NextError) -> None:
+    def _refuse(self, inbound: Inbound, call: Call, failures: Sequence[_NextError]) -> None:
+        """Say what has failed first, and then all else that was tried."""
+        first = failures[0]
+        message = "; then ".join(dict.fromkeys(one.message for one in failures))
+        hint = next((one.hint for one in failures if one.hint), "")
         if call.begun:
-            early.fail(inbound, call, error.status, error.code, error.message, error.hint)
+            early.fail(inbound, call, first.status, first.code, message, hint)
             return
-        call.record.status = error.status
+        call.record.status = first.status
         more: Headers = list(call.record.marks)
-        if error.status in (429, 503):
-            more.append((b"retry-after", b"%d" % AGAIN_AFTER))
-        inbound.write(
-            answers.error(call.protocol, error.status, error.code, error.message, error.hint, *more)
-        )
+        if first.status in (429, 503):
+            again = AGAIN_AFTER if first.again is None else min(max(first.again, 1.0), LONGEST)
+            more.append((b"retry-after", b"%d" % math.ceil(again)))
+        inbound.write(answers.error(call.protocol, first.status, first.code, message, hint, *more))
 
 
-def _unserved(leg: Route, targets: Sequence[Target]) -> _NextError:
+def _affinity(call: Call, leg: _Leg) -> Key | None:
+    """Worked out where there is a choice."""
+    return key_of(call.request.headers, call.body) if len(leg.route.aims) > 1 else None
+
+
+def _unserved(leg: _Leg, targets: Sequence[Target]) -> _NextError:
     """Why nobody serves it: the cause of the first that is down."""
     if not targets:
-        return _NextError(503, "unavailable", f"nothing serves {leg.name} any more")
+        message = f"nothing serves {leg.route.name} any more"
+        return _NextError("down", 503, "unavailable", message)
     down = next((one for one in targets if not one.serves), targets[0])
     why = ", ".join(word for word in (down.phase, down.reason) if word)
     said = f": {down.message}" if down.message else ""
     hint = f"orchestrate status {down.name}"
-    return _NextError(503, down.reason or "unavailable", f"{down.name} is {why}{said}", hint)
+    return _NextError(
+        "down", 503, down.reason or "unavailable", f"{down.name} is {why}{said}", hint
+    )
+
+
+def _judge(target: Target, head: Head, leg: _Leg, *, last: bool) -> None:
+    """Whether the answer is one for the client: else this raises what is to be done instead."""
+    said = f"{target.name} has answered {head.status}"
+    if target.is_cloud and head.status in cloud.REFUSED:
+        hint = "look at its `key:`, and apply again"
+        raise _NextError("failing", 502, "cloud-key", f"{said}: it refuses our key", hint)
+    if head.status == 429 and "overloaded" in leg.falls:
+        raise _NextError("overloaded", 429, "overloaded", said)
+    if target.is_cloud:
+        if head.status >= 500 and "failing" in leg.falls:
+            raise _NextError("failing", 502, "lost", said)
+    elif head.status in TRY_OTHERS:
+        if not last:
+            raise LostError(f"it has answered {head.status}")
+        if "failing" in leg.falls:
+            raise _NextError("failing", 502, "lost", said)
 
 
 def _to_send(call: Call, seat: Seat, asked: Asked | None) -> bytes:
     """The request as this target is to see it."""
     target, request = seat.target, call.request
     more: Headers = [(b"x-request-id", call.record.id.encode())]
-    # The gateway's own token is nobody else's.
-    more += [(name, b"") for name in KEYS if request.header(name)]
+    more += [(name, b"") for name in CREDENTIALS]
     if target.key:
         more.append((b"authorization", b"Bearer " + target.key.encode()))
     path = call.path
     if asked is not None:
         path = asked.path
         more += [(b"accept", b""), (b"accept-encoding", b"")]
-    body = _body(call, seat.aim.model, asked)
+    body = _body(call, seat.aim.model, asked, elsewhere=target.is_cloud)
     if body is not request.body:
         request = replace(request, body=body, method=asked.method if asked else request.method)
+    if target.is_cloud:
+        return cloud.to_send(request, path, target, request_id=call.record.id.encode())
     host, port = target.address
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return request_bytes(
@@ -268,11 +342,12 @@ def _to_send(call: Call, seat: Seat, asked: Asked | None) -> bytes:
     )
 
 
-def _body(call: Call, model: str, asked: Asked | None) -> bytes:
+def _body(call: Call, model: str, asked: Asked | None, *, elsewhere: bool) -> bytes:
     """What is sent: translated, or with the model called as it is called there, or as it came."""
     said = call.body
     if asked is not None:
-        return _packed({**asked.body, "model": model or call.route.name}) if asked.body else b""
+        whole = {**(asked.body or {}), "model": model or call.route.name}
+        return _packed(cloud.plain(whole) if elsewhere else whole) if asked.body else b""
     if model and call.span is not None:
         return form.replaced(call.request.body, call.span, model)
     if model and said is not None and said.get("model") != model:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.gateway.record import Record
@@ -73,6 +72,12 @@ class _Times:
         return bool(self._last)
 
 
+LAST = 100
+ENOUGH = 10
+"""How many of the last requests for a name say how often it falls back; fewer than so many say
+nothing."""
+
+
 @dataclass(slots=True)
 class _Of:
     """All requests, or those of one instance. What is 0 is not told."""
@@ -121,20 +126,36 @@ class _Of:
 
 @dataclass(slots=True)
 class _Asked:
-    """Requests for one name, or of one client."""
+    """Requests for one name, or of one client. `last`: when each of the last ones was over, and
+    whether a fallback has served it."""
 
     requests: int = 0
     failures: int = 0
     fallbacks: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
+    prompt: int = 0
+    generated: int = 0
+    last: deque[tuple[float, bool]] = field(
+        default_factory=lambda: deque[tuple[float, bool]](maxlen=LAST)
+    )
 
-    def add(self, record: Record, prompt: int, generated: int) -> None:
+    def add(self, record: Record, prompt: int, generated: int, now: float) -> None:
         self.requests += 1
         self.failures += record.failed
         self.fallbacks += record.fell_back
-        self.prompt_tokens += prompt
-        self.generated_tokens += generated
+        self.prompt += prompt
+        self.generated += generated
+        self.last.append((now, record.fell_back))
+
+    def told(self, now: float) -> dict[str, Any]:
+        seen = [fell for at, fell in self.last if at > now - LATELY]
+        return {
+            "requests": self.requests,
+            "failures": self.failures,
+            "fallbacks": self.fallbacks,
+            "prompt_tokens": self.prompt,
+            "generated_tokens": self.generated,
+            "recent": round(sum(seen) / len(seen), 4) if len(seen) >= ENOUGH else None,
+        }
 
 
 @dataclass(slots=True)
@@ -171,9 +192,9 @@ class Figures:
         for name in record.retried:
             self._whole.retries += 1
             self._by[name].retries += 1
-        self._names[record.model or OTHER].add(record, prompt, generated)
+        self._names[record.model or OTHER].add(record, prompt, generated, now)
         if record.named:
-            self._clients[record.who].add(record, prompt, generated)
+            self._clients[record.client].add(record, prompt, generated, now)
 
     @property
     def lively(self) -> bool:
@@ -213,8 +234,12 @@ class Figures:
                 }
                 for name in table.targets
             },
-            "names": _counts(self._names, (*table.names, *table.targets, OTHER)),
-            "clients": {name: asdict(counts) for name, counts in self._clients.items()},
+            "names": {
+                name: self._names[name].told(now)
+                for name in dict.fromkeys((*table.names, *table.targets, OTHER))
+                if name in self._names
+            },
+            "clients": {name: asked.told(now) for name, asked in self._clients.items()},
             "own": dict(self._own),
         }
 
@@ -237,7 +262,3 @@ _REQUESTS = "/"
 """Beside instances; none is called so."""
 
 _SHARES = ("requests", "failures", "fallbacks")
-
-
-def _counts(by: dict[str, _Asked], names: Iterable[str]) -> dict[str, dict[str, int]]:
-    return {name: asdict(by[name]) for name in dict.fromkeys(names) if name in by}

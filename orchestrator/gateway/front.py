@@ -24,9 +24,6 @@ from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route, Table
 
-PRIORITIES = {b"high": 1, b"normal": 0, b"low": -1}
-"""What `x-priority` may say."""
-
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
 
@@ -88,8 +85,7 @@ class Front:
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request."""
         loop = asyncio.get_running_loop()
-        client, who = _client(inbound, request)
-        record = Record(loop.time(), _id(request.header(b"x-request-id")), client, who)
+        record = Record(loop.time(), _id(request.header(b"x-request-id")), inbound.peer)
         record.marks = [(b"x-request-id", record.id.encode()), *self.door.marks(request)]
         if request.path in HEALTH:
             self._say(inbound, record, {"status": "ok"}, request)
@@ -147,6 +143,8 @@ class Front:
         if request.header(b"upgrade").lower() == b"websocket":
             message = "websockets are not passed on"
             raise RefusedError(400, "no-websockets", message, "ask with POST and `stream: true`")
+        visitor = self.door.visitor(request, inbound.peer)
+        record.client, record.named = visitor.client, visitor.named
         if request.path.startswith("/instances/"):
             call = self._to_instance(request, record)
         else:
@@ -157,7 +155,8 @@ class Front:
                 said = listing.show(self.room.table, call.route)
                 self._say(inbound, record, said, request)
                 return
-            call.route, call.light = Route(call.route.name, call.route.aims), True
+            call.route = Route(call.route.name, call.route.aims)
+        call.priority = visitor.priority
         await self.exchanges.serve(inbound, call)
 
     def _to_model(self, request: Request, record: Record) -> Call:
@@ -182,9 +181,8 @@ class Front:
             answers.protocol_of(request),
             record,
             body,
-            PRIORITIES.get(request.header(b"x-priority").lower(), 0),
-            span,
-            model or route.name,
+            span=span,
+            asked_as=model or route.name,
         )
 
     def _to_instance(self, request: Request, record: Record) -> Call:
@@ -192,11 +190,13 @@ class Front:
         path, mark, query = request.target.partition(b"?")
         _, _, name, *rest = path.split(b"/", 3)
         known = unquote(name.decode("latin-1"))
-        if known not in self.room.table.targets:
-            hint = f"one of: {listed(list(self.room.table.targets))}"
+        targets = [one for one in self.room.table.targets.values() if not one.is_cloud]
+        aims = tuple(Aim(one.name) for one in targets if known in (one.name, one.replica_of))
+        if not aims:
+            hint = f"one of: {listed([one.name for one in targets])}"
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
         record.model = known
-        route = Route(f"/instances/{known}", (Aim(known),))
+        route = Route(f"/instances/{known}", aims)
         call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
         call.light = request.method in (b"GET", b"HEAD")
         return call
@@ -260,11 +260,3 @@ def _id(given: bytes) -> str:
 
 
 _SANE = re.compile(r"[!-~]{1,128}")
-
-
-def _client(inbound: Inbound, request: Request) -> tuple[str, str]:
-    """Who is to be treated fairly: whoever says so, else who has the token, else the address; and
-    what of that may be shown."""
-    called = request.header(b"x-client-id").decode("latin-1")[:200]
-    token = request.header(b"authorization") or request.header(b"x-api-key")
-    return called or token.decode("latin-1")[:200] or inbound.peer, called or inbound.peer

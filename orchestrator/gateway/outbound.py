@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import httptools
 
@@ -23,8 +24,8 @@ CONNECT = 5.0
 
 Address = tuple[str, int]
 
-Key = tuple[str, int, bool]
-"""An address, and whether it is spoken to in TLS."""
+Key = tuple[str, int, bool, bool]
+"""An address, whether it is spoken to in TLS, and whether its certificate is looked at."""
 
 
 class LostError(Exception):
@@ -54,6 +55,7 @@ class Outbound(asyncio.Protocol):
         self.reusable = False
         self._head: asyncio.Future[Head] = self._loop.create_future()
         self._end: asyncio.Future[None] = self._loop.create_future()
+        self._begun: asyncio.Future[None] | None = None
         self._on_body: Callable[[bytes], None] | None = None
         self._early: list[bytes] = []
         self._busy = False
@@ -83,6 +85,18 @@ class Outbound(asyncio.Protocol):
         else:
             self._transport.write(data)
         return self._head
+
+    async def begun(self) -> None:
+        """Until something of the body is there, or its end. Raises `LostError`."""
+        if self._early or self._end.done():
+            return
+        self._begun = self._loop.create_future()
+        try:
+            await asyncio.wait({self._begun, self._end}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._begun = None
+        if self._end.done():
+            self._end.result()
 
     def relay(self, on_body: Callable[[bytes], None]) -> asyncio.Future[None]:
         """Hand over the body as it comes; done at its end. Raises `LostError` there."""
@@ -156,6 +170,8 @@ class Outbound(asyncio.Protocol):
             self._on_body(body)
         else:
             self._early.append(body)
+            if self._begun is not None and not self._begun.done():
+                self._begun.set_result(None)
 
     def on_message_complete(self) -> None:
         if self._head.done():
@@ -176,11 +192,12 @@ class Pool:
     _idle: dict[Key, deque[Outbound]] = field(default_factory=dict[Key, deque[Outbound]])
 
     async def connect(
-        self, address: Address, *, tls: bool = False, fresh: bool = False
+        self, address: Address, *, tls: bool = False, verified: bool = False, fresh: bool = False
     ) -> Outbound:
-        """A connection, kept or new. Raises `LostError` when there is none to be had."""
+        """A connection, kept or new; `verified`: to whom its certificate says. Raises `LostError`
+        when there is none to be had."""
         loop = asyncio.get_running_loop()
-        idle = self._idle.get((*address, tls))
+        idle = self._idle.get((*address, tls, verified))
         while idle and not fresh:
             kept = idle.pop()
             if kept.alive and loop.time() - kept.idle_since < KEPT_FOR:
@@ -188,16 +205,18 @@ class Pool:
             kept.close()
         try:
             async with asyncio.timeout(CONNECT):
-                _, made = await loop.create_connection(
-                    Outbound, *address, ssl=_unchecked() if tls else None
-                )
+                context = (_checked() if verified else _unchecked()) if tls else None
+                _, made = await loop.create_connection(Outbound, *address, ssl=context)
         except (OSError, TimeoutError, ssl.SSLError) as error:
-            raise LostError(f"nothing answers at {address[0]}:{address[1]}: {error}") from error
+            why = str(error) or "not in time"
+            raise LostError(f"nothing answers at {address[0]}:{address[1]}: {why}") from error
         return made
 
-    def give_back(self, address: Address, used: Outbound, *, tls: bool = False) -> None:
+    def give_back(
+        self, address: Address, used: Outbound, *, tls: bool = False, verified: bool = False
+    ) -> None:
         """Keep it for the next request, if it can be."""
-        idle = self._idle.setdefault((*address, tls), deque())
+        idle = self._idle.setdefault((*address, tls, verified), deque())
         if not used.reusable or len(idle) >= KEPT:
             used.close()
             return
@@ -211,6 +230,13 @@ class Pool:
         self._idle.clear()
 
 
+@cache
+def _checked() -> ssl.SSLContext:
+    """By the authorities that this machine knows, or those that SSL_CERT_FILE names."""
+    return ssl.create_default_context()
+
+
+@cache
 def _unchecked() -> ssl.SSLContext:
     """An instance of ours has a certificate of its user's making: that it is ours is known by its
     process, not by a signature."""

@@ -22,15 +22,14 @@ _NOTHING = Tokens()
 class Record:
     """One request; times are seconds of the loop's clock.
 
-    `client` is who is to be treated fairly, `who` what may be shown of that; `named`: its token has
-    that name. `lost`: the instance broke off in the middle; `gone`: the client did. `retried`: who
-    failed before another try.
+    `client` is who is to be treated fairly, for people; `named`: its token has that name. `lost`:
+    the instance broke off in the middle; `gone`: the client did. `retried`: who failed before
+    another try.
     """
 
     began: float
     id: str = ""
     client: str = ""
-    who: str = ""
     named: bool = False
     model: str = ""
     target: str = ""

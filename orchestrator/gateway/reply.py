@@ -7,6 +7,7 @@ import time
 
 from orchestrator.gateway import answers
 from orchestrator.gateway.call import Call
+from orchestrator.gateway.cloud import KEPT_BACK
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
@@ -28,17 +29,14 @@ class Reply:
         self._inbound, self._call, self._head, self._target = inbound, call, head, target
         self._loop = asyncio.get_running_loop()
         self._say = self._say_of(asked) if asked is not None else None
-        self._begun = False
-        self._chunked = False
+        self._begun = call.begun
+        self._chunked = call.begun and call.request.chunked_is_known
         self._tail = b""
         call.record.target, call.record.status = target.name, head.status
         self._flow = call.record.watch(
             call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
         )
-        if call.begun:
-            # It has begun as a stream while nobody served it.
-            self._begun, self._chunked = True, call.request.chunked_is_known
-        elif self._say is None:
+        if self._say is None and not self._begun:
             self._begin()
 
     def write(self, piece: bytes) -> None:
@@ -87,6 +85,8 @@ class Reply:
             for one in self._head.headers
             if one[0] not in HOP_BY_HOP and not one[0].startswith(OURS)
         ]
+        if self._target.is_cloud:
+            headers = [one for one in headers if one[0] not in KEPT_BACK]
         status, length = self._head.status, self._head.header(b"content-length")
         if self._say is not None:
             status, length = self._say.status, b""

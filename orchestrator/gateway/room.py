@@ -12,9 +12,11 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from orchestrator.gateway.affinity import Key
+from orchestrator.gateway.choice import Choice, Turns
 from orchestrator.gateway.table import Aim, Table, Target
 
 UNKNOWN_SLOTS = 64
@@ -22,6 +24,15 @@ UNKNOWN_SLOTS = 64
 
 SHUNNED = 1.0
 """Seconds for which a target that has just broken a connection is the last choice."""
+
+FOR_EACH_SLOT = 64
+"""How many may wait for each slot of a target, where nothing else is said."""
+
+LONGEST_LINE = 8192
+"""How many may wait in all: each has its request in memory."""
+
+PACE = 0.2
+"""How much the last request says of how long the next one takes."""
 
 
 class FullError(Exception):
@@ -40,7 +51,8 @@ class HopelessError(Exception):
         self.targets = targets
 
 
-Choice = tuple[Aim, Target]
+Wants = Callable[[Table], Sequence[Choice]]
+"""What a request could be served by, by the table in force."""
 
 
 def _nobody(_target: Target) -> None:
@@ -66,8 +78,11 @@ class _Waiter:
     client: str
     priority: int
     arrived: int
-    wants: Callable[[Table], Sequence[Choice]]
-    turn: asyncio.Future[Choice]
+    wants: Wants
+    key: Key | None
+    line: frozenset[str]
+    """The targets that it waits for."""
+    turn: asyncio.Future[Seat]
 
 
 @dataclass(slots=True)
@@ -77,13 +92,17 @@ class Seat:
     aim: Aim
     target: Target
     client: str
+    since: float
+    """When it was taken."""
+    light: bool = False
 
 
 @dataclass(slots=True)
 class Room:
-    """One for the gateway. `size` bounds who waits in all, `deadline` (seconds) for how long."""
+    """One for the gateway. `size` bounds who waits for one target, None: by its slots; `deadline`
+    (seconds) for how long."""
 
-    size: int = 256
+    size: int | None = None
     deadline: float = 30.0
     table: Table = field(default_factory=Table)
     under_way: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
@@ -98,42 +117,48 @@ class Room:
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
     _shunned: dict[str, float] = field(default_factory=dict[str, float])
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
-    _turns: itertools.count[int] = field(default_factory=itertools.count)
+    _turns: Turns = field(default_factory=Turns)
+    _pace: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds that a request to a target takes."""
 
     async def take(
         self,
-        wants: Callable[[Table], Sequence[Choice]],
+        wants: Wants,
         *,
         client: str,
         priority: int = 0,
         deadline: float | None = None,
         light: bool = False,
+        key: Key | None = None,
     ) -> Seat:
-        """A seat at one of what is wanted, now or when one is free. `light`: it only asks how the
-        target is, so it waits for no slot.
+        """A seat at one of what is wanted, now or when one is free; alike `key`s go to the same.
+        `light`: it only asks how the target is, so it waits for no slot, wakes nothing, and is no
+        use of it.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
-        if light and (there := self._serving(wants(self.table))):
-            return self._seat(there, client)
-        if not self._waiting and (free := self._free(wants(self.table))):
+        choices = wants(self.table)
+        if light and (there := self._there(choices)):
+            return replace(self._seat(there, client), light=True)
+        line = frozenset(target.name for _, target in choices)
+        if not self._waiting and (free := self._free(choices, key)):
             return self._seat(free, client)
         self._check(wants)
-        if len(self._waiting) >= self.size:
+        if self._is_full(choices):
             raise FullError
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(client, priority, next(self._numbers), wants, loop.create_future())
+        turn: asyncio.Future[Seat] = loop.create_future()
+        waiter = _Waiter(client, priority, next(self._numbers), wants, key, line, turn)
         self._waiting.append(waiter)
         self._call_next()
         self.on_wait()
         try:
-            choice = await self._turn(waiter, deadline)
+            return await self._turn(waiter, deadline)
         except BaseException:
             self._give_up(waiter)
             raise
-        return Seat(*choice, client)
 
-    async def _turn(self, waiter: _Waiter, deadline: float | None) -> Choice:
+    async def _turn(self, waiter: _Waiter, deadline: float | None) -> Seat:
         """Its turn. Raises `LateError`; but what starts on demand has the time that starts have,
         and after that the slots may still be busy for as long as ever."""
         loop = asyncio.get_running_loop()
@@ -150,9 +175,13 @@ class Room:
 
     def leave(self, seat: Seat) -> None:
         """The request is over: the seat is the next one's."""
+        took = asyncio.get_running_loop().time() - seat.since
+        known = self._pace.get(seat.target.name, took)
+        self._pace[seat.target.name] = known + PACE * (took - known)
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
-        self.used_at[seat.target.name] = _boot_clock()
+        if not seat.light:
+            self.used_at[seat.target.name] = _boot_clock()
         self._call_next()
         self.on_leave(seat.target)
 
@@ -163,7 +192,9 @@ class Room:
     def update(self, table: Table) -> None:
         """Another table is in force: some may go on now, others need not wait any more."""
         self.table = table
+        self._pace = {name: pace for name, pace in self._pace.items() if name in table.targets}
         for waiter in list(self._waiting):
+            waiter.line = frozenset(target.name for _, target in waiter.wants(table))
             try:
                 self._check(waiter.wants)
             except HopelessError as error:
@@ -188,7 +219,7 @@ class Room:
         """How many wait, by target; one that could go to several counts for each."""
         counts: Counter[str] = Counter()
         for waiter in self._waiting:
-            counts.update({target.name for _, target in waiter.wants(self.table)})
+            counts.update(waiter.line)
         return counts
 
     def wanted(self) -> set[str]:
@@ -203,7 +234,32 @@ class Room:
                 found.add(resting[0])
         return found
 
-    def _check(self, wants: Callable[[Table], Sequence[Choice]]) -> None:
+    def again_after(self, choices: Sequence[Choice]) -> float | None:
+        """Seconds in which who waits for the quickest of these is likely to be served; None where
+        nobody knows."""
+        waiting = self.waiting_for()
+        known = [
+            (waiting[target.name] + 1) * self._pace[target.name] / (target.slots or UNKNOWN_SLOTS)
+            for _, target in choices
+            if target.name in self._pace and target.serves
+        ]
+        return min(known, default=None)
+
+    def bound(self, target: Target) -> int:
+        """How many may wait for it."""
+        return FOR_EACH_SLOT * (target.slots or 1) if self.size is None else self.size
+
+    def _is_full(self, choices: Sequence[Choice]) -> bool:
+        """Whether as many wait for each of these as may; one that waits for several counts for
+        each."""
+        if len(self._waiting) >= LONGEST_LINE:
+            return True
+        if len(self._waiting) < min(self.bound(target) for _, target in choices):
+            return False
+        waiting = self.waiting_for()
+        return all(waiting[target.name] >= self.bound(target) for _, target in choices)
+
+    def _check(self, wants: Wants) -> None:
         choices = wants(self.table)
         if not any(target.serves or target.comes for _, target in choices):
             raise HopelessError([target for _, target in choices])
@@ -213,19 +269,18 @@ class Room:
             self._waiting.remove(waiter)
         elif waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
             # Its turn came in the very moment.
-            self.leave(Seat(*waiter.turn.result(), waiter.client))
+            self.leave(waiter.turn.result())
 
     def _call_next(self) -> None:
         """Seat whoever can be seated, in the order of priority, fairness and arrival."""
         while self._waiting:
             order = sorted(self._waiting, key=self._rank)
             for waiter in order:
-                free = self._free(waiter.wants(self.table))
+                free = self._free(waiter.wants(self.table), waiter.key)
                 if free is not None:
                     self._waiting.remove(waiter)
                     if not waiter.turn.done():
-                        self._seat(free, waiter.client)
-                        waiter.turn.set_result(free)
+                        waiter.turn.set_result(self._seat(free, waiter.client))
                     break
             else:
                 return
@@ -237,23 +292,25 @@ class Room:
         aim, target = choice
         self.under_way[target.seats] += 1
         self._of_client[client] += 1
-        return Seat(aim, target, client)
+        return Seat(aim, target, client, asyncio.get_running_loop().time())
 
-    def _serving(self, choices: Sequence[Choice]) -> Choice | None:
+    def _there(self, choices: Sequence[Choice]) -> Choice | None:
+        """The first that serves. Raises `HopelessError` where nothing would but for being asked."""
+        if choices and all(target.rests for _, target in choices):
+            raise HopelessError([target for _, target in choices])
         return next((choice for choice in choices if choice[1].serves), None)
 
-    def _free(self, choices: Sequence[Choice]) -> Choice | None:
-        """The least busy that serves and has a free slot, by weight; equals take turns."""
-        best: Choice | None = None
-        least = (True, 0.0)
-        now = asyncio.get_running_loop().time()
-        turn = next(self._turns)
-        for at in range(len(choices)):
-            aim, target = choices[(at + turn) % len(choices)]
-            busy, slots = self.under_way[target.seats], target.slots or UNKNOWN_SLOTS
-            if not target.serves or busy >= slots or aim.weight <= 0:
-                continue
-            load = (self._shunned.get(target.name, 0.0) > now, (busy + 1) / (slots * aim.weight))
-            if best is None or load < least:
-                best, least = (aim, target), load
-        return best
+    def _free(self, choices: Sequence[Choice], key: Key | None) -> Choice | None:
+        """One that serves and has a free slot; what has just broken a connection only where there
+        is no other."""
+        serving = [one for one in choices if one[1].serves and one[0].weight > 0]
+        if self._shunned:
+            now = asyncio.get_running_loop().time()
+            sound = [one for one in serving if self._shunned.get(one[1].name, 0.0) <= now]
+            chosen = self._turns.choose(sound, self._load, key)
+            if chosen is not None or len(sound) == len(serving):
+                return chosen
+        return self._turns.choose(serving, self._load, key)
+
+    def _load(self, target: Target) -> float:
+        return self.under_way[target.seats] / (target.slots or UNKNOWN_SLOTS)

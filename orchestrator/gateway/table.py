@@ -10,10 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.core.spec import TRIGGERS
 from orchestrator.gateway.outbound import Address
+
+EVERY_REASON: frozenset[str] = frozenset(TRIGGERS)
 
 COMES = frozenset({"pending", "starting", "unready", "backoff", "stopping"})
 """Phases that may end in `ready` without anybody's doing."""
+
+SOON = frozenset({"starting", "stopping"})
+"""Those of them that have not just failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Target:
     key: str = ""
     models: tuple[str, ...] = ()
     on_demand: bool = False
+    replica_of: str = ""
     facts: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict[str, Mapping[str, Any]], compare=False
     )
@@ -50,6 +57,18 @@ class Target:
     @property
     def serves(self) -> bool:
         return self.phase == "ready"
+
+    @property
+    def is_cloud(self) -> bool:
+        """Somebody else's server, elsewhere."""
+        return self.engine == "cloud"
+
+    @property
+    def comes_soon(self) -> bool:
+        """Whether waiting for it is better than to fall back: it is on its way, and what it was
+        before has not failed."""
+        begins = self.phase == "pending" and not self.reason
+        return begins or self.phase in SOON or self.wakes
 
     @property
     def seats(self) -> tuple[str, str]:
@@ -85,6 +104,7 @@ class Target:
             key=row.get("key", ""),
             models=tuple(row.get("models", ())),
             on_demand=row.get("on_demand", False),
+            replica_of=row.get("replica_of", ""),
             facts=row.get("facts", {}),
             rests=row.get("rests", False),
             failing=row.get("failing", False),
@@ -94,24 +114,39 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """One way to serve a name: a target, what to call the model there, and how often."""
+    """One way to serve a name: a target, and what to call the model there.
+
+    Aims with the same `side` are alike; `weight` is the share of the side among those of its name.
+    """
 
     target: str
     model: str = ""
     weight: int = 1
+    side: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A name that clients may ask for: aims that are alike, and what to fall back to, in order.
+    """A name that clients may ask for: who serves it, and what to fall back to, in order.
 
-    `slow` is the seconds to the first byte after which the next is tried; None waits.
+    `slow` is the seconds to the first byte after which the next is tried; None waits. `on` are the
+    reasons for which the next is tried.
     """
 
     name: str
     aims: tuple[Aim, ...]
     fallback: tuple[str, ...] = ()
     slow: float | None = None
+    on: frozenset[str] = EVERY_REASON
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A client by name. `priority` is the most that it may ask for."""
+
+    name: str
+    token: bytes = field(repr=False)
+    priority: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +161,9 @@ class Table:
     targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
     names: Mapping[str, Route] = field(default_factory=dict[str, Route])
     folded: Mapping[str, Route] = field(default_factory=dict[str, Route])
+    clouds: Mapping[str, Route] = field(default_factory=dict[str, Route])
+    """What only a fallback may name."""
+    tokens: tuple[Token, ...] = ()
 
     @classmethod
     def of_json(cls, body: Mapping[str, Any]) -> Table:
@@ -134,7 +172,18 @@ class Table:
         folded: dict[str, Route] = {}
         for name, route in names.items():
             folded.setdefault(name.casefold(), route)
-        return cls(body.get("number", 0), body.get("daemon", ""), targets, names, folded)
+        return cls(
+            body.get("number", 0),
+            body.get("daemon", ""),
+            targets,
+            names,
+            folded,
+            {row["name"]: _route(row) for row in body.get("clouds", ())},
+            tuple(
+                Token(row["name"], row["token"].encode(), row.get("priority"))
+                for row in body.get("tokens", ())
+            ),
+        )
 
     def route(self, name: str) -> Route | None:
         """What a client means, however it spells case, `.gguf` or `:latest`."""
@@ -146,6 +195,10 @@ class Table:
             or self.folded.get(text.removesuffix(":latest"))
         )
 
+    def leg(self, name: str) -> Route | None:
+        """What a fallback means: a cloud, or what a client would mean."""
+        return self.clouds.get(name) or self.route(name)
+
     def aims(self, route: Route) -> Iterable[tuple[Aim, Target]]:
         """The aims of a route that there is anything behind."""
         for aim in route.aims:
@@ -156,6 +209,14 @@ class Table:
 
 def _route(row: Mapping[str, Any]) -> Route:
     aims = tuple(
-        Aim(aim["target"], aim.get("model", ""), aim.get("weight", 1)) for aim in row["aims"]
+        Aim(
+            aim["target"],
+            aim.get("model", ""),
+            aim.get("weight", 1),
+            # One name may be a side of several routes, which share nothing.
+            f"{row['name']}/{aim['side']}" if "side" in aim else "",
+        )
+        for aim in row["aims"]
     )
-    return Route(row["name"], aims, tuple(row.get("fallback", ())), row.get("slow"))
+    on = frozenset(row["on"]) if "on" in row else EVERY_REASON
+    return Route(row["name"], aims, tuple(row.get("fallback", ())), row.get("slow"), on)

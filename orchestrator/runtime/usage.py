@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from orchestrator.core.report import Usage
 from orchestrator.core.status import ProcessRef
+from orchestrator.runtime.families import Families
 from orchestrator.runtime.identity import ProcStat, all_pids, read_stat
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -22,18 +24,45 @@ _Key = ProcessRef | int
 """Whose usage: a group of ours by its leader, somebody else's process by its pid."""
 
 
+class Table:
+    """The process table, less those that are known to count for nobody."""
+
+    def __init__(self) -> None:
+        self._strangers: set[int] = set()
+        self._whole_at = float("-inf")
+
+    def read(self, *, anew: bool) -> list[ProcStat]:
+        """One look; `anew` when others may count than before."""
+        now = time.monotonic()
+        if anew or now - self._whole_at >= WHOLE_EVERY:
+            self._strangers.clear()
+            self._whole_at = now
+        pids = set(all_pids())
+        self._strangers &= pids
+        return [stat for pid in pids - self._strangers if (stat := read_stat(pid)) is not None]
+
+    def pass_over(self, strangers: Iterable[int]) -> None:
+        """These pids counted for nobody when they were looked at."""
+        self._strangers.update(strangers)
+
+
+class _Count(NamedTuple):
+    """CPU ticks of the processes there were at the last look, and all that were ever seen used."""
+
+    key: _Key
+    ticks: int
+    spent: int
+
+
 class UsageMeter:
     """Sampled when somebody looks. The first time that costs one reading of the process table;
     after that a look at those that count, and at those that are new."""
 
     def __init__(self) -> None:
-        self._strangers: set[int] = set()
-        """Pids that counted for nobody when they were looked at."""
-        self._whole_at = float("-inf")
+        self._table = Table()
         self._keys: dict[str, _Key] = {}
         self._taken_at = 0.0
-        self._ticks: dict[_Key, int] = {}
-        self._spent: dict[_Key, int] = {}
+        self._counts: dict[str, _Count] = {}
         self._last: dict[str, Usage] = {}
 
     def read(
@@ -47,49 +76,34 @@ class UsageMeter:
         keys: dict[str, _Key] = {**leaders, **(foreign or {})}
         now = time.monotonic()
         # By what they are: of another process of that name nothing is known yet.
-        if now - self._taken_at < MIN_SPAN and keys == self._keys:
+        anew = keys != self._keys
+        if not anew and now - self._taken_at < MIN_SPAN:
             return self._last
-        stats = self._stats(now, anew=keys != self._keys)
-        self._keys = keys
+        stats = self._table.read(anew=anew)
+        families = Families(stats)
         span = now - self._taken_at
         found: dict[str, Usage] = {}
-        ticks: dict[_Key, int] = {}
-        spent: dict[_Key, int] = {}
+        counts: dict[str, _Count] = {}
         counted: set[int] = set()
-        groups: dict[int, list[ProcStat]] = {}
-        for stat in stats:
-            groups.setdefault(stat.group, []).append(stat)
         for name, key in keys.items():
-            own = tree(key, stats) if isinstance(key, int) else groups.get(key.pid, [])
-            ticks[key] = sum(stat.cpu_ticks for stat in own)
-            before = self._ticks.get(key)
-            busy = 0 if before is None else max(ticks[key] - before, 0)
-            # What a member has used that has ended since is not to be seen any more, but was used.
-            spent[key] = self._spent.get(key, ticks[key] - busy) + busy
-            memory = sum(stat.rss_pages for stat in own) * _PAGE
+            own = families.tree(key) if isinstance(key, int) else families.group(key.pid)
+            ticks = pages = 0
+            for stat in own:
+                ticks += stat.cpu_ticks
+                pages += stat.rss_pages
+                counted.add(stat.pid)
+            known = self._counts.get(name)
+            busy, spent = _since(known, ticks) if known and known.key == key else (0, ticks)
+            counts[name] = _Count(key, ticks, spent)
             percent = 100.0 * busy / _TICKS / span if span else 0.0
-            found[name] = Usage(memory, percent, spent[key] / _TICKS)
-            counted.update(stat.pid for stat in own)
-        self._strangers.update(stat.pid for stat in stats if stat.pid not in counted)
-        self._taken_at, self._last = now, found
-        self._ticks, self._spent = ticks, spent
+            found[name] = Usage(pages * _PAGE, percent, spent / _TICKS)
+        self._table.pass_over(stat.pid for stat in stats if stat.pid not in counted)
+        self._keys, self._taken_at, self._counts, self._last = keys, now, counts, found
         return found
 
-    def _stats(self, now: float, *, anew: bool) -> list[ProcStat]:
-        """All but known strangers; `anew` when other processes count than before."""
-        if anew or now - self._whole_at >= WHOLE_EVERY:
-            self._strangers.clear()
-            self._whole_at = now
-        pids = set(all_pids())
-        self._strangers &= pids
-        stats = (read_stat(pid) for pid in pids - self._strangers)
-        return [stat for stat in stats if stat is not None]
 
-
-def tree(root: int, stats: Sequence[ProcStat]) -> list[ProcStat]:
-    """A process and all that descend from it."""
-    members, found = {root}, [stat for stat in stats if stat.pid == root]
-    while more := [s for s in stats if s.parent in members and s.pid not in members]:
-        members.update(stat.pid for stat in more)
-        found += more
-    return found
+def _since(known: _Count, ticks: int) -> tuple[int, int]:
+    """Ticks used since then, and in all: what a member has used that has ended since is not to be
+    seen any more, but was used."""
+    busy = max(ticks - known.ticks, 0)
+    return busy, known.spent + busy

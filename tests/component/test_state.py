@@ -32,6 +32,7 @@ from orchestrator.core.spec import (
     Liveness,
     ModelSet,
     ModelSpec,
+    OnDemand,
     Pulled,
     Readiness,
     RestartPolicy,
@@ -87,6 +88,7 @@ FULL_SPEC = InstanceSpec(
     inference=Inference("/completion", "{}"),
     demand=Demand(2**40, {"/m.gguf": 2**41}, {0: 1, 1: 2**36}, 5, True, True),
     gpus=(0, 1),
+    on_demand=OnDemand(1.5, pin=True, preload=True),
 )
 FULL_STATUS = InstanceStatus(
     name="a",
@@ -108,6 +110,7 @@ FULL_STATUS = InstanceStatus(
     held=True,
     hurry=True,
     condemned="hung",
+    rests=True,
     redo=True,
     guessed=True,
     attached=AttachedTo(12, "alice", "0.34.4", 2**50, "boot"),

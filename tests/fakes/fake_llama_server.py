@@ -8,6 +8,10 @@
     mute            accepts connections, and answers none; `mute=PATH`: once that file is there
     toil=PATH       answers nothing once that file is there, and computes as hard as it can
     sick=PATH       answers /health with 500 once that file is there
+    refuse=STATUS   is ready, and answers all else with this status
+    cut             is ready, and closes the connection of whoever asks for more
+    late=SECONDS    is ready, and takes so long for the head of any other answer
+    silent=SECONDS  is ready, and takes so long from the head of any other answer to its body
     fork            leaves a child in its group, which keeps the port
     session         leaves a child in a session of its own
 
@@ -48,6 +52,9 @@ def child(*, new_session: bool) -> None:
             signal.pause()
 
 
+HEAD = b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+
+
 def serve(listener: socket.socket, words: dict[str, str]) -> None:
     kept: list[socket.socket] = []
     while True:
@@ -58,12 +65,26 @@ def serve(listener: socket.socket, words: dict[str, str]) -> None:
             kept.append(connection)
             continue
         with connection:
-            connection.recv(65536)
+            asked = connection.recv(65536).partition(b"\r\n")[0]
+            if b" /health" not in asked:
+                misbehave(connection, words)
+                continue
             sick = "sick" in words and os.path.exists(words["sick"])
             line = b"500 Internal Server Error" if sick else b"200 OK"
-            connection.sendall(
-                b"HTTP/1.1 " + line + b"\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-            )
+            connection.sendall(b"HTTP/1.1 " + line + HEAD + b"{}")
+
+
+def misbehave(connection: socket.socket, words: dict[str, str]) -> None:
+    """Answer anything but the question for health. Whoever asked may have left meanwhile."""
+    if "cut" in words:
+        return
+    time.sleep(float(words.get("late", 0)))
+    try:
+        connection.sendall(b"HTTP/1.1 " + words.get("refuse", "200").encode() + b" Said" + HEAD)
+        time.sleep(float(words.get("silent", 0)))
+        connection.sendall(b"{}")
+    except OSError:
+        pass
 
 
 def main() -> None:

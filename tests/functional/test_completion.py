@@ -68,3 +68,12 @@ def test_instances_are_completed_with_a_daemon_and_without(world: World) -> None
     assert complete(world, "orchestrate", "logs", "") == ["chat", "coder", "embed"]
     world.run("daemon", "stop")
     assert complete(world, "orchestrate", "stop", "co") == ["coder"]
+
+
+def test_the_gateway_is_completed_like_an_instance(world: World) -> None:
+    world.profile({"gap": None}, gateway={"port": world.port()})
+    world.run("apply", "p.yaml")
+
+    assert complete(world, "orchestrate", "logs", "ga") == ["gap", "gateway"]
+    world.run("daemon", "stop")
+    assert complete(world, "orchestrate", "logs", "gat") == ["gateway"]

@@ -45,3 +45,21 @@ def test_it_is_never_in_the_way(world: World) -> None:
 
     assert "trained" not in ran.err
     assert world.status()["warnings"] == []
+
+
+def test_a_gateway_that_others_reach_asks_for_a_token(world: World) -> None:
+    world.env["GATEWAY_TOKEN"] = "s3cret"
+    texts = {
+        "open.yaml": "gateway: {port: 8080, host: 0.0.0.0}\n",
+        "guarded.yaml": "gateway: {port: 8080, host: 0.0.0.0, token: '${env:GATEWAY_TOKEN}'}\n",
+        "near.yaml": "gateway: {port: 8080, host: 127.0.0.2}\n",
+        "far.yaml": "gateway: {port: 8080, host: 203.0.113.9}\n",
+    }
+    said = {
+        name: world.run("validate", world.write(name, f"{text}instances: {{}}\n")).err
+        for name, text in texts.items()
+    }
+
+    assert "open.yaml:1:29: whoever reaches 0.0.0.0 may use every model" in said["open.yaml"]
+    assert "203.0.113.9 is no address of this machine: the gateway could" in said["far.yaml"]
+    assert (said["guarded.yaml"], said["near.yaml"]) == ("", "")

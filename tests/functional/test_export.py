@@ -219,3 +219,38 @@ def test_several_profiles_are_one_service(world: World, rich: Path) -> None:
     bad = world.run("export", "kubernetes", rich, "--name", "Not_This", ok=False, API_KEY="x")
     assert bad.code == 2
     assert "cannot be a name there" in bad.err
+
+
+GATEWAY = """\
+gateway: {port: 8080, token: "${env:API_KEY}"}
+defaults: {llama-server: {start: on-demand}}
+instances:
+  a: {model: ../models/tiny.gguf, port: auto}
+  b: {model: ../models/tiny.gguf, port: auto, idle: 10m}
+"""
+
+
+@needs_program("docker-compose")
+def test_a_gateway_is_what_a_compose_file_publishes(world: World, rich: Path) -> None:
+    profile = world.write("profiles/gate.yaml", GATEWAY)
+
+    text = exported(world, "compose", profile)
+
+    (service,) = composed(world, text)["services"].values()
+    assert [port.removesuffix("/tcp") for port in service["ports"]] == ["127.0.0.1:8080:8080"]
+    assert service["environment"]["API_KEY"] == "sesame"
+    assert service["stop_grace_period"] == "45s"
+    assert world.run("export", "compose", profile, API_KEY="x").err == ""
+
+
+def test_a_gateway_is_what_a_service_leads_to(world: World, rich: Path) -> None:
+    profile = world.write("profiles/gate.yaml", GATEWAY.replace("../models/", ""))
+
+    text = exported(world, "kubernetes", profile)
+
+    validated(world, text)
+    made = manifests(text)
+    port = {"name": "gateway-8080", "port": 8080, "targetPort": "gateway-8080"}
+    assert made["Service"]["spec"]["ports"] == [port]
+    (container,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "gateway-8080", "containerPort": 8080} in container["ports"]

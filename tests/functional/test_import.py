@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from openai import OpenAI
 
 from tests.ollama_world import OllamaWorld, cli, running_ollama
 from tests.stand_ins import stand_in
@@ -53,7 +54,8 @@ models:
 
 @pytest.mark.real
 def test_llama_swap_to_servers_that_answer(desk: World) -> None:
-    ran = desk.run("import", "llama-swap", swap_config(desk), "-o", "profiles/swap.yaml")
+    words = (swap_config(desk), "--listen", desk.port(), "-o", "profiles/swap.yaml")
+    ran = desk.run("import", "llama-swap", *words)
 
     assert ran.out.splitlines() == [
         "wrote profiles/swap.yaml: chat-tiny, keyed",
@@ -67,6 +69,7 @@ def test_llama_swap_to_servers_that_answer(desk: World) -> None:
     assert desk.run("validate", "swap").err == ""
 
     desk.run("apply", "swap")
+    desk.run("start", "chat-tiny", "keyed")
     row, keyed = desk.instance("chat-tiny"), desk.instance("keyed")
     assert desk.complete(row["port"])
     assert desk.props(row["port"])["default_generation_settings"]["n_ctx"] == 256
@@ -75,17 +78,62 @@ def test_llama_swap_to_servers_that_answer(desk: World) -> None:
     desk.run("down")
 
 
+SWAP = """\
+globalTTL: 600
+apiKeys: [sk-hunter2]
+models:
+  Chat/Tiny: {cmd: "llama-server --port ${PORT} -m models/tiny.gguf -c 256", aliases: [small]}
+  other: {cmd: "llama-server --port ${PORT} -m models/tiny.gguf -c 128", ttl: 0}
+selectors:
+  any: {strategy: warm, targets: [other, Chat/Tiny]}
+hooks: {on_startup: {preload: [other]}}
+"""
+
+
+@pytest.mark.real
+def test_clients_of_llama_swap_go_on_as_they_are(desk: World) -> None:
+    desk.write("config.yaml", SWAP)
+    port, key = desk.port(), "sk-hunter2"
+    desk.env["GATEWAY_TOKEN"] = key
+
+    ran = desk.run("import", "llama-swap", "config.yaml", "--listen", port, "-o", "swap.yaml")
+    assert key not in ran.out + ran.err + (desk.folder / "swap.yaml").read_text()
+    assert desk.run("validate", "swap.yaml").out.endswith("ok, 2 instances and a gateway\n")
+    desk.run("apply", "swap.yaml")
+
+    before = {row["name"]: (row["phase"], row["reason"]) for row in desk.status()["instances"]}
+    assert before == {"chat-tiny": ("stopped", "idle"), "other": ("ready", "")}
+    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
+    served: dict[str, str | None] = {}
+    with client:
+        for name in ("other", "Chat/Tiny", "small", "any"):
+            answer = client.completions.with_raw_response.create(
+                model=name, prompt="hot", max_tokens=1
+            )
+            served[name] = answer.headers.get("x-orchestrate-instance")
+            assert answer.parse().choices
+        assert {"other", "Chat/Tiny", "small", "any"} <= {one.id for one in client.models.list()}
+    assert served.pop("any") in ("other", "chat-tiny")
+    assert served == {"other": "other", "Chat/Tiny": "chat-tiny", "small": "chat-tiny"}
+    assert desk.answers(port, "/v1/models") == 401
+    desk.run("down")
+
+
 @pytest.mark.real
 def test_a_router_to_servers_that_answer(desk: World) -> None:
     desk.write("preset.ini", "version = 1\n[*]\nc = 256\n[tiny]\nno-warmup = 1\n")
+    words = ("preset.ini", "--models-dir", "models", "--listen", port := desk.port())
 
-    ran = desk.run("import", "router", "preset.ini", "--models-dir", "models", "-o", "r.yaml")
+    ran = desk.run("import", "router", *words, "-o", "r.yaml")
 
     assert ran.err == ""
     desk.run("validate", "r.yaml")
     desk.run("apply", "r.yaml")
-    port = desk.instance("tiny")["port"]
-    assert desk.props(port)["default_generation_settings"]["n_ctx"] == 256
+    assert desk.instance("tiny")["reason"] == "idle"
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert client.completions.create(model="tiny", prompt="hot", max_tokens=1).choices
+    direct = desk.instance("tiny")["port"]
+    assert desk.props(direct)["default_generation_settings"]["n_ctx"] == 256
     desk.run("down")
 
 
@@ -158,6 +206,7 @@ def test_all_that_a_configuration_may_say_is_a_valid_profile(desk: World) -> Non
     for ref in ("hf:some/repo:Q4_K_M", "hf:some-org/Some-Model-GGUF:Q8_0"):
         stand_in(ref, home=desk.folder, folder=desk.folder / "models", tiny=desk.model)
     secrets = {"LLAMA_API_KEY": "k", "HF_TOKEN": "t", "SOME_TOKEN": "t"}
+    secrets |= {"GATEWAY_TOKEN_1": "1", "TEAM_KEY": "2"}
     desk.env.update(MODEL_DIR=str(desk.folder / "models"), **secrets)
 
     for kind, name in (("llama-swap", "llama-swap.yaml"), ("router", "router.ini")):

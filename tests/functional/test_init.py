@@ -38,13 +38,26 @@ def machine(tmp_path: Path, model: Path) -> Iterator[World]:
 def test_what_it_writes_applies(machine: World) -> None:
     ran = machine.run("init")
 
-    assert "wrote profiles/first.yaml: chat (tiny), embed (tiny-embed)" in ran.out
+    assert "wrote profiles/first.yaml: chat (tiny), embed (tiny-embed), and a gateway" in ran.out
     assert "next: orchestrate apply first" in ran.out
     machine.run("validate", "first")
     # From anywhere: it names the folder that its models are in.
     machine.run("validate", machine.folder / "profiles" / "first.yaml", HOME="/nonexistent")
     machine.run("apply", "first")
     assert {row["name"] for row in machine.status()["instances"]} == {"chat", "embed"}
+    assert machine.status()["gateway"]["phase"] == "ready"
+
+
+def test_several_get_one_address_and_one_alone_needs_none(machine: World) -> None:
+    document = yaml.safe_load(machine.run("init", "-").out)
+    alone = yaml.safe_load(machine.run("init", "-", "--model", "tiny").out)
+
+    ports = [one["port"] for one in document["instances"].values()]
+    assert document["gateway"]["port"] not in ports
+    assert "gateway" not in alone
+    with listening(document["gateway"]["port"]):
+        again = yaml.safe_load(machine.run("init", "-").out)
+    assert again["gateway"]["port"] != document["gateway"]["port"]
 
 
 def test_its_first_line_names_a_schema_that_is_there(machine: World) -> None:

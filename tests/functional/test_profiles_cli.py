@@ -38,6 +38,16 @@ def test_every_profile_with_its_verdict(world: World) -> None:
     assert "Two of them" in text
 
 
+def test_a_gateway_is_no_instance_and_is_said(world: World) -> None:
+    world.profile({"a": None, "b": None}, "profiles/both.yaml", gateway={"port": 8080})
+
+    text = world.run("profiles").out
+    line = next(line for line in text.splitlines() if line.startswith("both"))
+    assert line.split()[2:5] == ["2", "+", "gateway"]
+    assert (rows(world)["both"]["instances"], rows(world)["both"]["gateway"]) == (["a", "b"], True)
+    assert world.run("validate", "both").out.endswith(": ok, 2 instances and a gateway\n")
+
+
 def test_what_is_applied_is_active_wherever_it_lies(world: World) -> None:
     world.profile({"a": None}, name="profiles/here.yaml")
     elsewhere = world.profile({"b": None}, name="far/there.yaml")

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from orchestrator.core.event import EventType
+from orchestrator.core.spec import OnDemand
 from tests import core_laws
 from tests.core_wishes import BAD, GOOD, MEMORY, MODELS, NAMES, OLLAMA, OTHER, PORTS, Wish
 from tests.core_world import World
@@ -65,6 +66,9 @@ class Story(RuleBasedStateMachine):
         models=st.sampled_from([(), MODELS[:1], MODELS]),
         borrows=st.booleans(),
         memory=st.sampled_from([None, None, 20, 60]),
+        on_demand=st.sampled_from(
+            [None, OnDemand(), OnDemand(9.0), OnDemand(9.0, pin=True), OnDemand(9.0, preload=True)]
+        ),
         renew=st.booleans(),
     )
     def declares(
@@ -76,6 +80,7 @@ class Story(RuleBasedStateMachine):
         models: tuple[str, ...],
         borrows: bool,
         memory: int | None,
+        on_demand: OnDemand | None,
         renew: bool,
     ) -> None:
         ollama = name == OLLAMA
@@ -86,6 +91,7 @@ class Story(RuleBasedStateMachine):
             models=models * ollama,
             borrows=borrows and name == "c",
             memory=memory,
+            on_demand=None if ollama else on_demand,
         )
         self._wish(name, wish, renew=renew)
 
@@ -112,13 +118,16 @@ class Story(RuleBasedStateMachine):
                 {"memory": 20},
                 {"memory": 60},
                 {"memory": None},
+                {"on_demand": None},
+                {"on_demand": OnDemand(9.0)},
                 *({"port": port} for port in PORTS[:3]),
             ]
         ),
         renew=st.booleans(),
     )
     def edits(self, name: str, change: dict[str, object], renew: bool) -> None:
-        if name in self.world.wishes and (name == OLLAMA or "models" not in change):
+        only = {"models": name == OLLAMA, "on_demand": name != OLLAMA}
+        if name in self.world.wishes and all(only.get(key, True) for key in change):
             wish = replace(self.world.wishes[name], **change)  # type: ignore[arg-type]
             self._wish(name, wish, renew=renew)
 
@@ -169,13 +178,49 @@ class Story(RuleBasedStateMachine):
     def asks(self, verb: str, name: str) -> None:
         self.world.ask(verb, name)  # type: ignore[arg-type]
 
+    @rule(name=names)
+    def a_request_comes(self, name: str) -> None:
+        self.world.want(name)
+
+    @rule(
+        order=st.permutations(NAMES[:3]),
+        pinned=st.sampled_from(NAMES[:3]),
+        at_work=st.sampled_from(NAMES[:3]),
+    )
+    def more_is_asked_for_than_fits(self, order: list[str], pinned: str, at_work: str) -> None:
+        for port, name in enumerate(order, 1):
+            on_demand = OnDemand(9.0, pin=name == pinned)
+            self._wish(name, Wish(port, memory=60, on_demand=on_demand), renew=False)
+        for name in order:
+            self.world.want(name)
+            for _ in range(12):
+                self.world.turn()
+            run = self.world.run_of(name)
+            if name == at_work and run is not None and run.serves:
+                self.world.busy.add(name)
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth, busy=st.booleans())
+    def one_is_at_work(self, index: int, busy: bool) -> None:
+        run = self.world.runs[index % len(self.world.runs)]
+        self.world.busy.discard(run.name)
+        self.world.used[run.name] = self.world.clock
+        if busy and run.serves:
+            self.world.busy.add(run.name)
+
+    @rule(name=names)
+    def nobody_uses(self, name: str) -> None:
+        self.world.idle(name)
+
     def _wish(self, name: str, wish: Wish, *, renew: bool) -> None:
         """Two on one port would be refused, and so would more than there is memory."""
         others = {other: w for other, w in self.world.wishes.items() if other != name}
         taken = {other.port for other in others.values()}
         if wish.port in taken:
             wish = replace(wish, port=next(port for port in PORTS if port not in taken))
-        if sum(other.memory or 0 for other in (*others.values(), wish)) > MEMORY:
+        both = [*others.values(), wish]
+        always = sum(one.memory or 0 for one in both if one.on_demand is None)
+        if always + max((one.memory or 0 for one in both if one.on_demand), default=0) > MEMORY:
             wish = replace(wish, memory=None)
         self.world.wishes = {**others, name: wish}
         self.world.declare(renew=renew)
@@ -404,3 +449,98 @@ def test_a_model_that_vanished_where_it_could_not_be_read_is_waited_for(world: W
     world.models.clear()
     declared(world, c=Wish(2, borrows=True))
     assert world.loop.state.converged
+
+
+# --- on demand ------------------------------------------------------------------------------------
+
+IDLE = OnDemand(9.0)
+
+
+def test_what_runs_on_demand_is_down_until_it_is_asked_for_and_that_is_converged(
+    world: World,
+) -> None:
+    declared(world, a=Wish(1), b=Wish(2, on_demand=IDLE))
+    assert ([run.name for run in world.runs], world.loop.state.converged) == (["a"], True)
+    for _ in range(10):
+        world.want("b")
+    world.settle(TURNS)
+    assert [run.name for run in world.runs] == ["a", "b"]
+    assert sum(event.type == EventType.SPAWNED for event in world.history) == 2
+    world.idle("b")
+    world.settle(TURNS)
+    assert ([run.name for run in world.runs], world.loop.state.converged) == (["a"], True)
+
+
+def test_what_is_asked_for_while_it_stops_comes_up_again(world: World) -> None:
+    declared(world, b=Wish(2, on_demand=IDLE))
+    world.want("b")
+    world.settle(TURNS)
+    world.idle("b")
+    world.arrive(0)
+    world.step()
+    assert world.loop.observed["b"].phase == "stopping"
+    world.want("b")
+    world.settle(TURNS)
+    assert [run.name for run in world.runs] == ["b"]
+
+
+def test_a_daemon_that_dies_forgets_no_request(world: World) -> None:
+    declared(world, b=Wish(2, on_demand=IDLE))
+    world.want("b")
+    world.step()
+    world.die_and_return(reboot=False, first_pass_blind=False)
+    world.settle(TURNS)
+    assert [run.name for run in world.runs] == ["b"]
+
+
+def full(world: World, **more: Wish) -> World:
+    """Two of three fit: `a` was used last, `b` before it."""
+    wishes = {"a": Wish(1, memory=40, on_demand=IDLE), "b": Wish(2, memory=40, on_demand=IDLE)}
+    declared(world, **{**wishes, "c": Wish(3, memory=40, on_demand=IDLE), **more})
+    for name in "ba":
+        world.pass_time(1)
+        world.want(name)
+        world.settle(TURNS)
+    return world
+
+
+def test_the_least_recently_used_makes_room(world: World) -> None:
+    full(world).want("c")
+    world.settle(TURNS)
+    assert [run.name for run in world.runs] == ["a", "c"]
+    assert world.loop.observed["b"].message == "makes room for c"
+    assert world.loop.state.converged
+
+
+def test_neither_what_is_at_work_nor_what_is_pinned_makes_room(world: World) -> None:
+    full(world, b=Wish(2, memory=40, on_demand=OnDemand(9.0, pin=True)))
+    world.busy.add("a")
+    world.want("c")
+    for _ in range(20):
+        world.turn()
+    assert [run.name for run in world.runs] == ["b", "a"]
+    assert "of memory" in world.loop.plan.pending["c"].message
+    world.busy.clear()
+    world.settle(TURNS)
+    assert [run.name for run in world.runs] == ["b", "c"]
+
+
+def test_nobody_goes_for_what_is_only_loaded_in_advance(world: World) -> None:
+    full(world, c=Wish(3, memory=40, on_demand=OnDemand(preload=True)))
+    assert {run.name for run in world.runs} == {"a", "b"}, "it was there first, and went for them"
+    declared(world, d=Wish(4, memory=40, on_demand=OnDemand(preload=True)))
+    assert {run.name for run in world.runs} == {"a", "b"}
+    assert "of memory" in world.loop.plan.pending["d"].message
+    world.ask("start", "d")
+    world.settle(TURNS)
+    assert "d" in {run.name for run in world.runs}, "who asks for it by hand, asks for it"
+
+
+def test_what_was_given_up_is_not_tried_for_each_request(world: World) -> None:
+    declared(world, b=Wish(2, ctx=BAD, on_demand=IDLE))
+    world.want("b")
+    world.settle(TURNS)
+    assert (world.loop.observed["b"].phase, world.runs) == ("failed", [])
+    world.want("b")
+    world.settle(TURNS)
+    assert world.loop.observed["b"].phase == "failed"

@@ -64,8 +64,8 @@ def test_clients_cannot_make_names() -> None:
     for number in range(1000):
         # Names that were of a table once, and are not any more.
         figures.add(record(f"gone{number}"), 1.0)
-        figures.add(record("", 404, who=f"somebody{number}"), 1.0)
-    figures.add(record("", 404, who="team", named=True), 1.0)
+        figures.add(record("", 404, client=f"somebody{number}"), 1.0)
+    figures.add(record("", 404, client="team", named=True), 1.0)
     said = told(figures, 1.0, "a")
     assert set(said.instances) == {"a"}
     assert set(said.names) == {OTHER}

@@ -186,7 +186,7 @@ def written(*records: Record, requests: str = "all") -> list[Any]:
 
 
 def test_a_line_is_one_line_whatever_is_asked() -> None:
-    record = Record(1.0, "id", who="x\n\x1b[31m\u202e", model='"}\n{"status":500', status=200)
+    record = Record(1.0, "id", client="x\n\x1b[31m\u202e", model='"}\n{"status":500', status=200)
     line = line_of(record, request(target=b"/a\xff\x00\n?key=secret"), now=1.5, at=0.25)
     assert line.isascii()
     assert line.isprintable()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.import_draft import Imported, UnreadableError, spelled
+from orchestrator.core.import_gateway import Listening
 from orchestrator.core.import_instance import Here
 from orchestrator.core.import_llama_swap import translate_llama_swap
 from orchestrator.core.import_swap_config import read_llama_swap
@@ -60,17 +61,26 @@ def test_what_comes_over(whole: Imported) -> None:
     document = spelled(whole.document)
 
     assert document == {
+        "gateway": {
+            "port": 8080,
+            "tokens": {
+                "key-1": {"token": "${env:GATEWAY_TOKEN_1}"},
+                "key-2": {"token": "${env:TEAM_KEY}"},
+            },
+        },
         "defaults": {
             "llama-server": {
                 "readiness": {"deadline": "300s"},
                 "stop": {"grace": "20s"},
-                "flags": {"sleep-idle-seconds": 600},
+                "start": "on-demand",
+                "idle": "10m",
             }
         },
         "instances": {
             "chat-tiny-q8": {
                 "description": "Tiny: Says little: and quickly",
                 "model": "/cwd/models/tiny.gguf",
+                "idle": "1m30s",
                 "flags": {
                     "metrics": True,
                     "ctx-size": 4096,
@@ -78,19 +88,19 @@ def test_what_comes_over(whole: Imported) -> None:
                     "warmup": False,
                     "chat-template-kwargs": '{"enable_thinking": false}',
                     "alias": ["Chat/Tiny:Q8", "small", "Chat/Tiny:Q8-alias"],
-                    "sleep-idle-seconds": 90,
                 },
             },
             "secretive": {
                 "model": "${env:MODEL_DIR}/tiny.gguf",
                 "port": 9999,
+                "preload": True,
+                "idle": None,
                 "flags": {
                     "ctx-size": 8192,
                     "parallel": 2,
                     "api-key": "${env:LLAMA_API_KEY}",
                     "hf-token": "${env:HF_TOKEN}",
                     "threads": 2,
-                    "sleep-idle-seconds": None,
                 },
                 "env": {"CUDA_VISIBLE_DEVICES": "0,1", "SOME_TOKEN": "${env:SOME_TOKEN}"},
             },
@@ -107,8 +117,6 @@ def test_what_does_not_is_said_with_its_line(whole: Imported) -> None:
     lost = remarks(whole, "lost")
 
     assert set(lost) == {
-        "apiKeys",
-        "groups",
         "logLevel",
         "models.Chat/Tiny:Q8.filters",
         "models.boxed",
@@ -128,12 +136,12 @@ def test_what_does_not_is_said_with_its_line(whole: Imported) -> None:
 def test_what_is_not_quite_as_it_was_is_noted(whole: Imported) -> None:
     noted = remarks(whole, "changed")
 
-    assert "gives its memory back after 90 idle" in noted["models.Chat/Tiny:Q8.ttl"]
-    assert "would need a gateway" in noted["models.Chat/Tiny:Q8.aliases"]
+    assert "set GATEWAY_TOKEN_1 in the shell" in noted["apiKeys"]
+    assert "one at a time is not carried over" in noted["pair"]
     assert "set SOME_TOKEN in the shell" in noted["models.secretive.env SOME_TOKEN"]
     assert "port 9999 is that of 'secretive'" in str(noted)
     [first, last] = [one.message for one in whole.remarks if not one.path]
-    assert "all of these run from the start" in first
+    assert "llama-swap listens on all addresses" in first
     assert "relative paths were taken from /cwd" in last
 
 
@@ -142,11 +150,13 @@ def test_its_text_is_that_profile_with_all_of_it_at_the_place(whole: Imported) -
 
     assert yaml.safe_load(text) == spelled(whole.document)
     assert "hunter2" not in text
+    assert "sk-everybody" not in text
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
-    alias = next(at for at, line in enumerate(lines) if line.startswith("      alias:"))
-    assert "aliases: at its own port" in lines[alias - 2]
+    key = next(at for at, line in enumerate(lines) if "GATEWAY_TOKEN_1}" in line)
+    assert "the secret is not written here" in lines[key - 2]
     env = {"MODEL_DIR": "/m", "LLAMA_API_KEY": "k", "HF_TOKEN": "t", "SOME_TOKEN": "t"}
+    env |= {"GATEWAY_TOKEN_1": "1", "TEAM_KEY": "2"}
     assert parse_profile(text.encode(), file="p.yaml", env=env).problems == ()
 
 
@@ -192,10 +202,14 @@ def test_names_that_come_to_the_same() -> None:
         f"  {name}: {{cmd: llama-server -m /x}}\n" for name in ("A b", "a-b", '"???"')
     )
 
-    document = spelled(imported(text).document)
+    instances = spelled(imported(text).document)["instances"]
 
-    assert list(document["instances"]) == ["a-b", "a-b-2", "model"]
-    assert document["instances"]["model"]["flags"] == {"alias": "???"}
+    # Who can be called exactly so is: no client's name leads to another's model.
+    assert {name: one.get("flags", {}).get("alias") for name, one in instances.items()} == {
+        "a-b-2": "A b",
+        "a-b": None,
+        "model": "???",
+    }
 
 
 def test_a_model_that_names_none_is_left_out() -> None:
@@ -214,13 +228,161 @@ def test_an_unknown_macro_is_said() -> None:
     assert remarks(made) == {"models.a": "nothing declares the macro 'nope'"}
 
 
-def test_without_flags_that_sleep_the_time_to_live_is_lost() -> None:
-    text = "globalTTL: 5\nmodels: {a: {cmd: llama-server -m /x, ttl: 6}}"
+def llama(*names: str, more: str = "") -> str:
+    """The `models:` of a configuration with these, all alike."""
+    return "models:\n" + "".join(f"  {name}: {{cmd: llama-server -m /x{more}}}\n" for name in names)
 
-    made = imported(text, Here("/cwd"))
 
-    assert "would need a gateway" in remarks(made, "lost")["models.a.ttl"]
-    assert "would need a gateway" in remarks(made, "lost")["globalTTL"]
+def test_it_listens_where_llama_swap_did() -> None:
+    read = read_llama_swap(llama("a", more=" --port 9000").encode(), "config.yaml")
+
+    made = translate_llama_swap(read, HERE, Listening("0.0.0.0", 9000))
+
+    assert made.document["gateway"] == {"port": 9000, "host": "0.0.0.0"}
+    assert made.document["instances"] == {"a": {"model": "/x"}}
+    assert remarks(made) == {
+        "models.a.cmd": "port 9000 is that of 'gateway', which may run beside it: another is chosen"
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "gateway"),
+    [
+        ("[]", {}),
+        ('[""]', {}),
+        ("[sk-1]", {"token": "${env:GATEWAY_TOKEN}"}),
+        ("[${env.OURS}]", {"token": "${env:OURS}"}),
+        ("[sk-${env.OURS}]", {"token": "${env:GATEWAY_TOKEN}"}),
+        ("[sk-1, sk-1]", {"token": "${env:GATEWAY_TOKEN}"}),
+    ],
+)
+def test_keys_that_clients_send(keys: str, gateway: dict[str, str]) -> None:
+    made = imported(f"apiKeys: {keys}\n{llama('a')}")
+
+    assert spelled(made.document["gateway"]) == {"port": 8080, **gateway}
+    assert "sk-1" not in render(made, ["From a test."])
+
+
+def test_what_is_loaded_from_the_start_and_what_is_not_there() -> None:
+    text = f"hooks: {{on_startup: {{preload: [b, other, none]}}}}\n{llama('a', 'b')}"
+    made = imported(f"{text}  c: {{cmd: llama-server -m /y, aliases: [other]}}\n")
+
+    instances = made.document["instances"]
+    assert [name for name, one in instances.items() if one.get("preload")] == ["b", "c"]
+    assert remarks(made, "lost") == {"hooks": "'none' is not there to be loaded"}
+
+
+GROUPS = """
+groups:
+  swapped: {members: [a, b]}
+  beside: {swap: false, exclusive: false, members: [c, d]}
+  kept: {persistent: true, swap: false, exclusive: false, members: [e]}
+"""
+
+
+def test_which_stay_and_which_make_room() -> None:
+    made = imported(llama(*"abcde") + GROUPS)
+    below = "".join(f"      {line}\n" for line in GROUPS.splitlines())
+    nested = imported(f"{llama(*'abcde')}routing:\n  router:\n    settings:\n{below}")
+
+    instances = made.document["instances"]
+    assert [name for name, one in instances.items() if one.get("pin")] == ["e"]
+    assert set(remarks(made)) == {"swapped", ""}
+    assert "one at a time is not carried over" in remarks(made)["swapped"]
+    assert (nested.document, remarks(nested)) == (made.document, remarks(made))
+
+
+def test_a_matrix_and_an_order_are_said() -> None:
+    made = imported(
+        llama("a", "b")
+        + """
+routing:
+  router: {use: matrix, settings: {matrix: {sets: {x: "a & b"}}, groups: {g: {members: [a, b]}}}}
+  scheduler: {settings: {fifo: {priority: {a: 10}}}}
+"""
+    )
+
+    said = {path: text.split(":")[0] for path, text in remarks(made).items() if path}
+    assert said == {
+        "matrix": "which may be loaded together is not carried over",
+        "routing.priority": "who is served first is not said by model",
+    }
+
+
+def test_one_of_them_needs_no_word_on_which_are_loaded() -> None:
+    assert "memory" in str(remarks(imported(llama("a", "b"))))
+    assert "memory" not in str(remarks(imported(llama("a"))))
+
+
+PEERS = """
+selectors:
+  best: {strategy: warm, targets: [a, b, openrouter/big]}
+  first: {strategy: pin, targets: [B, a]}
+  away: {strategy: pin, targets: [openrouter/big]}
+  part: {targets: [gone, a]}
+peers:
+  openrouter:
+    proxy: https://openrouter.ai/api/
+    apiKey: sk-hunter2
+    models: [big, small]
+    filters: {stripParams: "top_p"}
+  Next Door: {proxy: "http://${env.NEXT}:8080", apiKey: "${env.DOOR}", models: [c]}
+  nowhere: {proxy: "ftp://x"}
+"""
+
+
+def test_names_that_lead_to_several_and_servers_elsewhere() -> None:
+    made = imported(llama("a") + "  b: {cmd: llama-server -m /y, aliases: [B]}\n" + PEERS)
+
+    assert spelled(made.document["gateway"]) == {
+        "port": 8080,
+        "cloud": {
+            "openrouter": {
+                "url": "https://openrouter.ai/api/v1",
+                "key": "${env:OPENROUTER_API_KEY}",
+            },
+            "openrouter-big": {
+                "url": "https://openrouter.ai/api/v1",
+                "key": "${env:OPENROUTER_API_KEY}",
+                "model": "big",
+            },
+            "next-door": {"url": "http://${env:NEXT}:8080/v1", "key": "${env:DOOR}"},
+        },
+        "routes": {
+            "best": {"to": ["a", "b"], "fallback": ["openrouter-big"]},
+            "first": ["b"],
+            "part": ["a"],
+        },
+    }
+    assert remarks(made, "lost") == {
+        "peers.nowhere": "this is no address: 'ftp://x'",
+        "peers.openrouter.filters": "requests reach it as they were sent",
+        "selectors.away": "none of what it leads to runs here",
+        "selectors.part": "it led to 'gone' too, which was not carried over",
+    }
+    assert "hunter2" not in render(made, ["From a test."])
+
+
+def test_every_name_that_clients_used_is_one_of_the_gateway() -> None:
+    made = imported(
+        """
+models:
+  Big: {cmd: llama-server -m /x --alias own, aliases: [own, other]}
+  plain: {cmd: llama-server -m /x --alias own}
+  "a,b": {cmd: llama-server -m /x, aliases: [c]}
+  "c,d": {cmd: vllm}
+  gateway: {cmd: llama-server -m /x}
+"""
+    )
+
+    flags = {name: made.document["instances"][name].get("flags") for name in made.instances}
+    assert flags == {
+        "big": {"alias": ["own", "Big", "other"]},
+        "plain": {"alias": "own"},
+        "a-b": {"alias": "c"},
+        "gateway-2": {"alias": "gateway"},
+    }
+    assert made.document["gateway"]["routes"] == {"a,b": ["a-b"]}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.catalog import Catalog, Model
 from orchestrator.core.import_draft import Imported, UnreadableError, spelled
+from orchestrator.core.import_gateway import Listening
 from orchestrator.core.import_ini import read_ini
 from orchestrator.core.import_instance import Here
 from orchestrator.core.import_router import translate_router
@@ -36,10 +37,17 @@ def test_what_comes_over() -> None:
     made = imported((DATA / "router.ini").read_text())
 
     assert spelled(made.document) == {
-        "defaults": {"llama-server": {"flags": {"ctx-size": 2048, "warmup": False, "parallel": 2}}},
+        "gateway": {"port": 8080},
+        "defaults": {
+            "llama-server": {
+                "start": "on-demand",
+                "flags": {"ctx-size": 2048, "warmup": False, "parallel": 2},
+            }
+        },
         "instances": {
             "tiny": {
                 "model": "/cwd/models/tiny.gguf",
+                "preload": True,
                 "flags": {"metrics": True, "jinja": False},
                 "stop": {"grace": "25s"},
             },
@@ -80,11 +88,57 @@ def test_what_all_have_is_what_one_has_that_says_nothing() -> None:
     made = imported("[*]\nhf = a/b:Q8_0\nmmproj = /p\nodd = 1\n[x]\n[y]\nmodel = /y\nnew = 2\n")
 
     assert spelled(made.document) == {
-        "defaults": {"llama-server": {"args": ["--odd"]}},
+        "gateway": {"port": 8080},
+        "defaults": {"llama-server": {"start": "on-demand", "args": ["--odd"]}},
         "instances": {
             "x": {"model": "hf:a/b:Q8_0", "mmproj": "/p"},
             "y": {"model": "/y", "mmproj": "/p", "args": ["--odd", "--new", "2"]},
         },
+    }
+
+
+def test_it_listens_where_the_router_did() -> None:
+    text = "[x]\nmodel = /x\n"
+    address, anywhere = Listening("0.0.0.0", 9000), Listening(port=0)
+
+    made = translate_router(read_ini(text.encode(), "preset.ini"), HERE, address)
+    free = translate_router(read_ini(text.encode(), "preset.ini"), HERE, anywhere)
+
+    assert made.document["gateway"] == {"port": 9000, "host": "0.0.0.0"}
+    assert free.document["gateway"] == {"port": "auto"}
+
+
+def test_what_is_loaded_on_startup_is_loaded_when_it_is_applied() -> None:
+    made = imported(
+        "[*]\nload-on-startup = 1\n[x]\nmodel = /x\n[y]\nmodel = /y\nload-on-startup = false\n"
+        "[z]\nmodel = /z\nload-on-startup = true\n"
+    )
+
+    document = spelled(made.document)
+    assert document["defaults"]["llama-server"] == {"start": "on-demand", "preload": True}
+    assert document["instances"] == {
+        "x": {"model": "/x"},
+        "y": {"model": "/y", "preload": False},
+        "z": {"model": "/z"},
+    }
+
+
+def test_what_only_the_router_has_is_not_given_to_servers() -> None:
+    made = imported("[x]\nmodel = /x\nmodels-max = 2\nLLAMA_ARG_MODELS_MAX = 3\n")
+
+    assert made.document["instances"] == {"x": {"model": "/x"}}
+    assert [one.path for one in made.remarks] == ["[x] models-max", "[x] LLAMA_ARG_MODELS_MAX"]
+
+
+def test_every_name_that_the_router_had_is_one_of_the_gateway() -> None:
+    made = imported(
+        "[A/B]\nmodel = /x\nalias = own\n[gateway]\nmodel = /y\n[c]\nmodel = /z\nalias = d\n"
+    )
+
+    assert {name: one["flags"]["alias"] for name, one in made.document["instances"].items()} == {
+        "a-b": ["own", "A/B"],
+        "gateway-2": "gateway",
+        "c": "d",
     }
 
 

@@ -58,6 +58,7 @@ OTHERS: dict[str, object] = {
     "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
     "on_demand": OnDemand(),
+    "replica_of": "other",
 }
 """Another value of each field."""
 

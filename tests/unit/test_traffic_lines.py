@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cli import traffic_lines
 from orchestrator.cli.cells import wide
-from orchestrator.cli.status_table import gateway_lines, gateway_table, status_table, summary
+from orchestrator.cli.status_table import gateway_lines, names_table, status_table, summary
 from orchestrator.cli.watch_table import Instances, Seen
 from orchestrator.core.figures import InstanceFigures, Lately, WholeFigures
 from orchestrator.core.plan import Plan, convergence
@@ -111,10 +111,13 @@ def test_one_line_says_it_of_all() -> None:
 
 
 def test_the_names_are_shown_with_who_serves_them_and_cannot_steer_a_terminal() -> None:
-    lines = plain(gateway_table(document()["gateway"], width=200))
+    made = document()
+    alone = {**made, "instances": [made["gateway"]]}
+    lines = plain(names_table(alone, width=200))
     assert re.search(r"fast +a, \(b\), else b +40 +1 +3 +5000", "\n".join(lines))
     assert "\x1b" not in "".join(lines)
-    assert lines[1].startswith("gateway ")
+    assert names_table(made) == []
+    assert plain(status_table(alone, width=200))[1].startswith("gateway ")
 
 
 def test_with_the_gateway_alone_it_is_not_said_that_nothing_is_applied() -> None:

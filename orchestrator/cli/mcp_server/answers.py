@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.cli import model_lines
 from orchestrator.cli.mcp_server.plain import tidy
 from orchestrator.cli.render import plan_lines, problem_text
+from orchestrator.cli.status_table import gateway_lines
+from orchestrator.core.spec import GATEWAY
 from orchestrator.errors import OrchestrateError
 
 LONGEST = 60_000
@@ -86,6 +88,9 @@ class Status(Document):
     warnings: list[str]
     profiles: list[ProfileRow]
     instances: list[InstanceRow]
+    gateway: InstanceRow | None = Field(
+        default=None, description="one address for all instances, where a profile declares it"
+    )
 
 
 class Reason(Document):
@@ -228,7 +233,8 @@ def actions_of(outcome: Mapping[str, Any]) -> tuple[list[Action], list[str], lis
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """A line for each instance, then what is to be said of all."""
-    lines = [row_line(one) for one in status["instances"]]
+    lines = [row_line(one) for one in status["instances"] if one["engine"] != GATEWAY]
+    lines += gateway_lines(status)
     if status["daemon"] is None:
         lines.append("no daemon is running; this is what was last known")
     elif status["converged"]:

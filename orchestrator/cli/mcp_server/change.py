@@ -15,6 +15,7 @@ from orchestrator.cli.mcp_server.desk import Desk, in_thread
 from orchestrator.cli.mcp_server.plain import tidy
 from orchestrator.cli.mcp_server.wait import PATIENCE, Progress, Timeout, until, while_told
 from orchestrator.cli.mcp_server.words import InstanceName, Profiles, profile_words
+from orchestrator.cli.render import every_row
 from orchestrator.errors import NoDaemonError, OrchestrateError
 
 Add = Annotated[bool, Field(description="Add to what is applied, instead of replacing it.")]
@@ -168,7 +169,7 @@ async def settled(
 
 
 def _where_to_look(status: Mapping[str, Any]) -> str:
-    bad = [one["name"] for one in status["instances"] if one["phase"] in ("failed", "backoff")]
+    bad = [one["name"] for one in every_row(status) if one["phase"] in ("failed", "backoff")]
     if bad:
         return f"`logs` of {tidy(bad[0])} shows what it said; `apply` tries again"
     return "`status` shows what is missing"

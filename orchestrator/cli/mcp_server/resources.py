@@ -17,7 +17,7 @@ from orchestrator.cli.mcp_server import answers
 from orchestrator.cli.mcp_server.desk import Desk, in_thread
 from orchestrator.cli.mcp_server.look import log_text
 from orchestrator.cli.mcp_server.plain import plain, tidy, without_secrets
-from orchestrator.cli.render import event_line
+from orchestrator.cli.render import event_line, every_row
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError
 from orchestrator.settings import Settings
 
@@ -96,7 +96,7 @@ class Reading:
             )
             for name, file in names.items()
         ]
-        instances = [one["name"] for one in (await self._desk.status())["instances"]]
+        instances = [one["name"] for one in every_row(await self._desk.status())]
         found += [
             Resource(
                 uri=LOG.replace("{name}", quote(name, safe="")),
@@ -113,7 +113,7 @@ class Reading:
         """What `{name}` may stand for: of "profile" or of an instance."""
         if kind == "profile":
             return list(await in_thread(_profile_files, self._desk.settings))
-        return [one["name"] for one in (await self._desk.status())["instances"]]
+        return [one["name"] for one in every_row(await self._desk.status())]
 
 
 async def _or_refused(work: Any) -> Any:
