@@ -9,6 +9,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import InstanceStatus, Phase, ProcessRef
+from orchestrator.core.successor import base_of, next_of, old_of
 from tests import core_laws
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class WorldExecutor:
 
     def start(self, spec: InstanceSpec, start_id: str) -> None:
         core_laws.may_start(self._world, spec)
-        self._world.asked.discard(spec.name)
+        self._world.asked.discard(base_of(spec.name))
         self._world.starts[spec.name] = (spec, start_id)
 
     def stop(self, name: str, *, start_id: str, grace: float, drain: float = 0.0) -> None:
@@ -92,6 +93,16 @@ class WorldExecutor:
             # It had no process yet, or none any more: then this end is told a second time.
             world.starts.pop(name, None)
             world.tell(EventType.EXITED, name, start_id, exit_code=None)
+
+    def promote(self, name: str) -> None:
+        """Who runs bears another name, and who is started does."""
+        world = self._world
+        core_laws.may_take_over(world, name)
+        for was, now in ((name, old_of(name)), (next_of(name), name)):
+            for run in [run for run in world.runs if run.name == was]:
+                run.name = now
+            if was in world.starts:
+                world.starts[now] = world.starts.pop(was)
 
     def kill(self, name: str) -> None:
         run = self._world.run_of(name)
@@ -110,4 +121,4 @@ class WorldExecutor:
         self._world.attached[status.name] = again
 
     def adopt(self, status: InstanceStatus, running: Run) -> None:
-        running.told = status.phase is Phase.READY
+        running.told, running.name = status.phase is Phase.READY, status.name

@@ -15,6 +15,7 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.plan import Action, Plan, Verb
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import InstanceStatus, ModelState, Observed, Phase
+from orchestrator.core.successor import base_of, next_of, old_of
 from tests.core_wishes import BAD
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ALIVE = ("starting", "ready", "unready", "stopping")
 SERVING = ("starting", "ready", "unready")
 
-BEGINS_A_RUN = (EventType.STARTING, EventType.ADOPTED)
+BEGINS_A_RUN = (EventType.STARTING, EventType.ADOPTED, EventType.PROMOTED)
 
 
 def watched(world: World) -> dict[str, Callable[..., Any]]:
@@ -58,7 +59,11 @@ def _of_a_plan(plan: Plan, desired: Desired, observed: Observed) -> None:
         assert observed[name].phase not in ALIVE
     for name in plan.pending:
         assert name in desired
-        assert name not in touched
+        # What waits may be for its successor to do: it is looked after as before.
+        assert (name, False) not in [(a.instance, a.verb is Verb.UPDATE) for a in plan.actions]
+    for action in plan.actions:
+        if action.verb is Verb.PROMOTE:
+            assert next_of(action.instance) not in touched
     ports = [a.spec.endpoint.port for a in plan.actions if a.verb is Verb.START and a.spec]
     assert len(ports) == len(set(ports)), "one port for two that start"
 
@@ -68,11 +73,14 @@ def _of_an_action(action: Action, desired: Desired, observed: Observed) -> None:
     match action.verb:
         case Verb.START:
             assert action.spec is not None
-            _of_a_start(action.spec, status, desired[action.instance], observed)
+            _of_a_start(action.spec, status, desired[base_of(action.instance)], observed)
         case Verb.KILL:
             assert status is not None
             assert status.phase is Phase.STOPPING
             assert status.hurry
+        case Verb.PROMOTE:
+            assert observed[next_of(action.instance)].phase is Phase.READY
+            assert old_of(action.instance) not in observed, "two on their way out"
         case _:
             assert status is not None
             assert status.phase in SERVING, f"{action.verb} of what is {status.phase}"
@@ -83,9 +91,11 @@ def _of_a_start(
 ) -> None:
     assert spec.awaits is None, "started without its model"
     if spec.on_demand is not None and not spec.on_demand.preload:
-        assert status is not None, "nobody has asked for it"
-        down = status.phase is Phase.STOPPED and status.rests
-        assert not down or status.redo, "nobody has asked for it"
+        # Of a successor: for what it is to follow.
+        known = observed.get(base_of(spec.name))
+        assert known is not None, "nobody has asked for it"
+        down = known.phase is Phase.STOPPED and known.rests
+        assert not down or known.redo, "nobody has asked for it"
     for need in spec.needs:
         assert need in observed, f"started without {need}"
         assert observed[need].phase is Phase.READY, f"started before {need} is ready"
@@ -97,7 +107,9 @@ def _of_a_start(
     assert status.phase not in ALIVE, "started twice"
     assert not status.held, "started though held"
     if status.phase is Phase.FAILED:
-        assert status.redo or declared != status.spec, "failed, and nobody asked"
+        known = [replace(one, name=spec.name) for one in both(declared)]
+        asked = status.redo or observed[base_of(spec.name)].redo
+        assert asked or status.spec not in known, "failed, and nobody asked"
 
 
 # --- a fold ---------------------------------------------------------------------------------------
@@ -106,9 +118,14 @@ def _of_a_start(
 def _of_a_fold(before: Observed, event: Event, after: Observed) -> None:
     name = event.instance
     assert folding.fold(after, event) == after, f"doubled, {event.type} changes something"
-    assert {k: v for k, v in before.items() if k != name} == {
-        k: v for k, v in after.items() if k != name
+    about = {base_of(name), next_of(base_of(name)), old_of(base_of(name))}
+    assert {k: v for k, v in before.items() if k not in about} == {
+        k: v for k, v in after.items() if k not in about
     }, "an event changes another instance"
+    if event.type is EventType.PROMOTED:
+        assert after[name].phase is Phase.READY
+        assert next_of(name) not in after
+        return
     then, now = before.get(name), after.get(name)
     start_id = event.data.get("start_id")
     if start_id is not None and event.type not in BEGINS_A_RUN:
@@ -158,6 +175,7 @@ def may_stop(world: World, name: str) -> None:
     if world.loop.observed[name].reason == "idle":
         _of_an_idle_stop(world, name, declared)
         return
+    _stays_until_its_successor_is_ready(world, name)
     if name in world.attached:
         other_port = world.attached[name].port != declared.endpoint.port
         assert other_port or declared.attach == "never", f"{name} is let go of for nothing"
@@ -168,10 +186,50 @@ def may_stop(world: World, name: str) -> None:
         condemned = False
     else:
         spec, condemned = run.spec, run.condemned
-    same = spec is not None and spec.command == declared.command and declared.attach != "only"
+    commands = [one.command for one in both(declared)]
+    same = spec is not None and spec.command in commands and declared.attach != "only"
     assert condemned or not same, f"{name} is stopped for nothing"
     undone = _is_undone(declared, world.loop.observed[name])
     assert condemned or not undone, f"{name} is stopped for what was rejected"
+
+
+def may_take_over(world: World, name: str) -> None:
+    """Only what has come up, and while it is what is declared."""
+    status = world.loop.observed[name]
+    assert status.phase is Phase.READY, f"{name} is taken over by what is {status.phase}"
+    run = world.run_of(next_of(name))
+    assert run is None or run.told, f"{name} is taken over by what was not ready"
+    declared = (world.loop.desired or {})[name]
+    assert any(one.command == status.spec.command for one in both(declared))
+
+
+def _stays_until_its_successor_is_ready(world: World, name: str) -> None:
+    """What is ready is not ended for a change, where two fit beside each other."""
+    declared, status = (world.loop.desired or {})[name], world.loop.observed[name]
+    if declared.alternate is None or status.ready_at is None or status.condemned or status.held:
+        return
+    run = world.run_of(name)
+    if run is None or not run.serves or status.guessed:
+        return
+    second = beside(declared, status.spec.endpoint.port)
+    ports = {s.endpoint.port for n, s in (world.loop.desired or {}).items() if n != name}
+    mine = status.spec.endpoint.port
+    room = declared.demand is None and not ports & {second, mine}
+    assert not room, f"{name} was ready, and is stopped before its successor is"
+
+
+def both(spec: InstanceSpec) -> list[InstanceSpec]:
+    """What may run, as far as its port goes."""
+    first = replace(spec, alternate=None)
+    if spec.alternate is None:
+        return [first]
+    other = spec.alternate
+    return [first, replace(first, command=other.command, endpoint=other.endpoint)]
+
+
+def beside(spec: InstanceSpec, port: int) -> int:
+    """The port of its successor."""
+    return next(one.endpoint.port for one in both(spec) if one.endpoint.port != port)
 
 
 def _of_an_idle_stop(world: World, name: str, declared: InstanceSpec) -> None:
@@ -196,7 +254,7 @@ def rests(spec: InstanceSpec, status: InstanceStatus | None) -> bool:
 
 def essence(spec: InstanceSpec) -> InstanceSpec:
     """Without what is no part of a change: who says so, and what is on disk."""
-    return replace(spec, profiles=(), inputs=())
+    return replace(spec, profiles=(), inputs=(), alternate=None)
 
 
 # --- a pass ---------------------------------------------------------------------------------------
@@ -212,7 +270,8 @@ def after_a_pass(world: World) -> None:
     assert not left.actions, f"a pass leaves something to do: {left.actions}"
     assert not left.forget
     for name, status in observed.items():
-        if status.phase is Phase.BACKOFF and name in desired and name not in loop.plan.pending:
+        base = base_of(name)
+        if status.phase is Phase.BACKOFF and base in desired and base not in loop.plan.pending:
             wake_at, retry_at = world.wake_at, status.retry_at
             assert wake_at is not None, f"nobody wakes {name}"
             assert retry_at is not None
@@ -239,7 +298,8 @@ def _argv(spec: InstanceSpec) -> tuple[str, ...]:
 
 def _is_undone(spec: InstanceSpec, status: InstanceStatus) -> bool:
     """What was rejected stays so, until what is declared changes or somebody asks."""
-    return status.rejected is not None and essence(status.rejected.spec) == essence(spec)
+    rejected = status.rejected
+    return rejected is not None and essence(rejected.spec) in map(essence, both(spec))
 
 
 def _as_declared(spec: InstanceSpec, status: InstanceStatus | None) -> bool:
@@ -248,7 +308,7 @@ def _as_declared(spec: InstanceSpec, status: InstanceStatus | None) -> bool:
     if status.attached is not None:
         same = status.spec.endpoint == spec.endpoint and spec.attach != "never"
     else:
-        same = _argv(status.spec) == _argv(spec) and spec.attach != "only"
+        same = _argv(status.spec) in map(_argv, both(spec)) and spec.attach != "only"
         same = same and status.spec.model == spec.model and not _is_undone(spec, status)
     rows = {row.name: row for row in status.models}
     models = spec.holds.models if spec.holds else ()
@@ -271,7 +331,9 @@ def at_rest(world: World) -> None:
     desired, observed = world.loop.desired, world.loop.observed
     assert desired is not None
     unasked = {name for name, spec in desired.items() if rests(spec, observed.get(name))}
-    assert desired.keys() == observed.keys() | world.loop.plan.pending.keys() | unasked
+    tried = {name for name in observed if _is_kept_trying(name, world)}
+    there = (observed.keys() - tried) | world.loop.plan.pending.keys() | unasked
+    assert desired.keys() == there
     kept = world.wanted - world.loop.plan.pending.keys()
     assert not kept, f"requests wait for ever: {kept}"
     assert world.loop.state.settled, f"`apply` would wait for ever: {world.loop.state}"
@@ -302,7 +364,17 @@ def _may_rest(world: World, name: str, spec: InstanceSpec) -> bool:
     run = world.run_of(name)
     assert run is not None, f"{name} is called ready, and does not run"
     assert run.serves, f"{name} is called ready, and does not serve"
-    return run.spec.command == spec.command or _is_undone(spec, status) or spec.awaits is not None
+    if next_of(name) in world.loop.observed:
+        return _is_kept_trying(next_of(name), world)
+    same = run.spec.command in [one.command for one in both(spec)]
+    return same or _is_undone(spec, status) or spec.awaits is not None
+
+
+def _is_kept_trying(name: str, world: World) -> bool:
+    """A change that was given up, and is to be kept all the same: what ran before it goes on."""
+    status = world.loop.observed[name]
+    keeps = status.spec.update.on_failure == "keep"
+    return name == next_of(base_of(name)) and status.phase is Phase.FAILED and keeps
 
 
 def _undone(world: World) -> dict[str, InstanceStatus]:

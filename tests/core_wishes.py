@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.spec import (
+    Alternate,
     AttachMode,
     Awaited,
     Command,
@@ -21,6 +22,7 @@ from orchestrator.core.spec import (
     PolicyName,
     RestartPolicy,
     StopPolicy,
+    Strategy,
     UpdatePolicy,
 )
 
@@ -37,7 +39,10 @@ GOOD, OTHER, BAD = "1", "2", "bad"
 
 @dataclass(frozen=True)
 class Wish:
-    """One instance of a profile. `borrows`: a llama-server on a model that the Ollama has."""
+    """One instance of a profile. `borrows`: a llama-server on a model that the Ollama has.
+
+    `second` is the port of what is started beside it, where it has one: 0 is ten more than `port`.
+    """
 
     port: int
     ctx: str = GOOD
@@ -52,6 +57,12 @@ class Wish:
     borrows: bool = False
     memory: int | None = None
     on_demand: OnDemand | None = None
+    strategy: Strategy = "stop-first"
+    second: int = 0
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        return self.port, self.second or self.port + 10
 
     def resolve(
         self,
@@ -59,10 +70,15 @@ class Wish:
         versions: Mapping[str, int],
         store: Collection[str],
         kept: Collection[str],
+        runs_on: int = 0,
     ) -> InstanceSpec:
-        """Its spec, given the versions of files, the models in the store, and those that a
-        server is known to have."""
+        """Its spec, given the versions of files, the models in the store, those that a server is
+        known to have, and the port that it runs on: one that was chosen for it stays."""
         ollama = name == OLLAMA
+        first, second = self.ports
+        if self.auto_port and runs_on == second:
+            first, second = second, first
+        twice = self.strategy == "start-first" and self.auto_port and not ollama
         argv = ("ollama", "serve") if ollama else ("llama-server",)
         awaits = None
         if self.borrows and AWAITED not in store:
@@ -76,8 +92,8 @@ class Wish:
         return InstanceSpec(
             name,
             "ollama" if ollama else "llama-server",
-            Command((*argv, "--port", str(self.port), "--ctx", self.ctx), {}, "/"),
-            Endpoint("127.0.0.1", self.port),
+            self._command(argv, first),
+            Endpoint("127.0.0.1", first),
             model=AWAITED if self.borrows else path,
             description=self.description,
             auto_port=self.auto_port,
@@ -85,13 +101,19 @@ class Wish:
             needs=self.needs,
             restart=RestartPolicy(self.policy, initial=1.0, max=4.0, limit=2),
             stop=StopPolicy(3.0),
-            update=UpdatePolicy(self.on_failure),
+            update=UpdatePolicy(self.on_failure, self.strategy if twice else "stop-first"),
             attach=self.attach if ollama else "never",
             holds=ModelSet(held) if ollama else None,
             awaits=awaits,
             on_demand=None if ollama else self.on_demand,
             demand=None if self.memory is None else Demand(self.memory, declared=True),
+            alternate=Alternate(self._command(argv, second), Endpoint("127.0.0.1", second))
+            if twice and awaits is None
+            else None,
         )
+
+    def _command(self, argv: tuple[str, ...], port: int) -> Command:
+        return Command((*argv, "--port", str(port), "--ctx", self.ctx), {}, "/")
 
 
 def means(path: str, versions: Mapping[str, int]) -> FileIdentity:

@@ -27,6 +27,7 @@ from orchestrator.core.on_demand import Use, is_at_rest
 from orchestrator.core.promise import kept_promises
 from orchestrator.core.spec import Desired, InstanceSpec, ModelSpec
 from orchestrator.core.status import (
+    ALIVE,
     EVICTED,
     InstanceStatus,
     ModelState,
@@ -35,6 +36,7 @@ from orchestrator.core.status import (
     ProcessRef,
     lost_its_port,
 )
+from orchestrator.core.successor import base_of
 from orchestrator.runtime.identity import Owned
 from orchestrator.runtime.state import Store, StoreError
 from tests import core_laws
@@ -192,7 +194,8 @@ class World:
     # --- what the process table tells ------------------------------------------------------------
 
     def _owned(self, owner: str) -> list[Owned]:
-        return [Owned(r.name, r.start_id, r.ref, True, r.ref.pid) for r in self.runs]
+        # A mark says what a run was called when it began.
+        return [Owned(r.spec.name, r.start_id, r.ref, True, r.ref.pid) for r in self.runs]
 
     def _living(self, ref: ProcessRef) -> Run | None:
         return next((run for run in self.runs if run.ref == ref), None)
@@ -412,7 +415,9 @@ class World:
             # Nobody needs what may be down: that is refused.
             needs = [n for n in wish.needs if n not in self.wishes or not self.wishes[n].on_demand]
             wish = replace(wish, needs=tuple(needs))
-            found[name] = wish.resolve(name, self.versions, self.models, kept)
+            status = self.loop.observed.get(name)
+            runs_on = status.spec.endpoint.port if status and status.phase in ALIVE else 0
+            found[name] = wish.resolve(name, self.versions, self.models, kept, runs_on)
         return found
 
     def ask(self, verb: VerbName, name: str) -> None:
@@ -467,11 +472,15 @@ class World:
             for spec in desired.values()
         )
         for name, status in observed.items():
-            if name in self.wishes and lost_its_port(status):
-                taken = {wish.port for wish in self.wishes.values()} | set(self.strangers)
-                free = [port for port in PORTS if port not in taken]
+            wish = self.wishes.get(base_of(name))
+            if wish is not None and lost_its_port(status):
+                ports = {port for one in self.wishes.values() for port in one.ports}
+                free = [port for port in PORTS if port not in ports | set(self.strangers)]
                 if free:
-                    self.wishes[name] = replace(self.wishes[name], port=free[0])
+                    first, second = wish.ports
+                    second = free[0] if status.spec.endpoint.port == second else second
+                    first = free[0] if status.spec.endpoint.port != second else first
+                    self.wishes[base_of(name)] = replace(wish, port=first, second=second)
                     due = True
         if due:
             self.declare(renew=False)

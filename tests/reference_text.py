@@ -181,6 +181,7 @@ EVENT_REASONS = {
     "cpu": "of an alert: it computes more than its `limits:` warn of",
     "down": "a probe by inference found nothing generated in time, or an error",
     "edited": "an applied file was saved",
+    "fallbacks": "of an alert: a fallback serves more requests than the gateway warns of",
     "healthy": "a probe by inference found a token generated in time",
     "invalid": "an applied file cannot be used; its last good state is kept",
     "kill": "`orchestrate kill` asked for it",
@@ -194,6 +195,7 @@ EVENT_REASONS = {
     "set-aside": "the store could not be read; another was begun",
     "slow": "a probe by inference found a token generated late, or a server that is busy",
     "steady": "a probe by inference found what the one before it did",
+    "superseded": "of a successor that was to be started first: it is not to follow any more",
     "unkillable": "the kernel does not let go of it",
     "version": "the server that it is attached to is of another version than before",
 }
@@ -226,6 +228,8 @@ EVENTS = {
     "alert": "it passes a limit, or its memory grows steadily: `data.alert` says which",
     "alert-over": "that has passed",
     "mended": "what it failed for, or waited for, is otherwise now: it is tried again at once",
+    "promoted": "its successor is ready and has taken its place: until then that was called "
+    "`NAME~next`, and from now on what ran before is `NAME~old`, which ends",
     "wanted": "a request waits for one that runs on demand; while it is on its way already, not "
     "kept",
     "idle": "nobody has used one that runs on demand for as long as its `idle` says",
@@ -249,6 +253,8 @@ ACTIONS = {
     "kill": "stop, without grace",
     "replace": "stop, then start with the new settings",
     "update": "taken up by the running process's daemon: restart policy, probes, description",
+    "promote": "its successor, which is ready, takes its place (only ever a moment; `start-first` "
+    "is shown as `replace`)",
     "provision": "the same, and its models are brought to what is declared: pulled, built, "
     "unloaded",
 }

@@ -7,13 +7,10 @@ and everybody needs the token, or the cookie that stands for it.
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 import socket
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
@@ -23,6 +20,7 @@ from orchestrator.api.answers import error
 from orchestrator.api.crowd import KNOWN
 from orchestrator.api.keys import Keys, cookies
 from orchestrator.api.rates import Rates
+from orchestrator.core.origin import FOREIGN, host_of, is_address, netloc_of
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -33,13 +31,6 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 """On every answer, but for those that say something else themselves."""
-
-_FOREIGN = frozenset({"cross-site", "same-site"})
-"""Where a browser says that a request comes from, when it does not come from our page: another port
-of the same host is of the same site."""
-
-_NETLOC = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^][:@/\\\s]+))(?::\d{0,5})?")
-"""A name or an address, and perhaps a port."""
 
 
 class Access:
@@ -106,7 +97,7 @@ class Access:
 
     def _wrong_host(self, headers: Headers) -> Response | None:
         said = headers.get("host")
-        if said is None or self._is_ours(_host_of(said)):
+        if said is None or self._is_ours(host_of(said)):
             return None
         message = f"{said[:100]!r} is no name of this server"
         hint = "ask for an address or for localhost; ORCHESTRATE_HOSTS allows for other names"
@@ -114,17 +105,17 @@ class Access:
 
     def _is_ours(self, host: str) -> bool:
         """An address cannot be given away; a name can be made to mean any address."""
-        return host in self._names or host in self._hosts or _is_address(host)
+        return host in self._names or host in self._hosts or is_address(host)
 
     def _wrong_origin(self, headers: Headers) -> Response | None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
         if origin is not None:
-            theirs = urlsplit(origin) if _splits(origin) else None
-            own = theirs is not None and theirs.netloc.lower() == headers.get("host", "").lower()
-            if theirs and (own or self._behind_a_proxy(_host_of(theirs.netloc), site)):
+            theirs = netloc_of(origin)
+            own = theirs == headers.get("host", "").lower()
+            if theirs and (own or self._behind_a_proxy(host_of(theirs), site)):
                 return None
             return _wrong_origin(origin)
-        if site in _FOREIGN and headers.get("sec-fetch-mode") != "navigate":
+        if site in FOREIGN and headers.get("sec-fetch-mode") != "navigate":
             return _wrong_origin(site)
         return None
 
@@ -134,9 +125,9 @@ class Access:
         Every port has the cookies of its host. So of an address, or of a name that this machine
         has itself, the browser must say that it is the page of that very port.
         """
-        if host not in self._hosts or site in _FOREIGN:
+        if host not in self._hosts or site in FOREIGN:
             return False
-        return site == "same-origin" or not (host in self._names or _is_address(host))
+        return site == "same-origin" or not (host in self._names or is_address(host))
 
     def _stranger(self, scope: Scope, headers: Headers, address: str) -> Response | None:
         if refusal := self.locked(address):
@@ -164,27 +155,6 @@ def address_of(scope: Scope) -> str:
     """Who asks."""
     client: Any = scope.get("client")
     return str(client[0]) if client else ""
-
-
-def _host_of(netloc: str) -> str:
-    """A name without its port, an address of IPv6 without its brackets; empty where it is none."""
-    match = _NETLOC.fullmatch(netloc.strip().lower())
-    return (match["six"] or match["name"]).rstrip(".") if match else ""
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _splits(origin: str) -> bool:
-    try:
-        return urlsplit(origin).scheme in ("http", "https")
-    except ValueError:
-        return False
 
 
 def _wrong_origin(who: str) -> Response:

@@ -12,6 +12,7 @@ from orchestrator.api.answers import encoded
 from orchestrator.api.snapshots import Snapshots
 from orchestrator.control.bus import Bus, Subscription
 from orchestrator.core.event import Event, is_transient
+from orchestrator.core.successor import base_of
 from orchestrator.runtime.logs import Logs, tail
 from orchestrator.runtime.state import Store
 
@@ -106,7 +107,7 @@ class Feeds:
                 if subscription.lost:
                     # There is a gap now: whoever resumes after the last one finds what is in it.
                     break
-                wanted = [e for e in came if e.id > newest and instance in ("", e.instance)]
+                wanted = [e for e in came if e.id > newest and _is_about(e, instance)]
                 if wanted:
                     newest = wanted[-1].id
                     yield b"".join(self._as_sse(event) for event in wanted)
@@ -188,3 +189,8 @@ def _reopened(logs: Logs, name: str, fd: int | None) -> int | None:
     if now.st_size < os.lseek(fd, 0, os.SEEK_CUR):
         os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def _is_about(event: Event, instance: str) -> bool:
+    """What is beside an instance is about it, too."""
+    return instance in ("", event.instance, base_of(event.instance))

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from orchestrator.control.inference import authorization
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import InstanceStatus, Observed, Phase
+from orchestrator.core.successor import is_aside
 from orchestrator.runtime.probe import ask
 
 WITHIN = 1.0
@@ -92,7 +93,7 @@ async def relayed(observed: Observed) -> Relayed:
 
 def path_of(status: InstanceStatus) -> str:
     """Where this one says how it is; empty where it does not, or is not ready."""
-    if status.phase is not Phase.READY:
+    if status.phase is not Phase.READY or is_aside(status.name):
         return ""
     if status.spec.holds is not None:
         return "/api/ps"

@@ -93,7 +93,7 @@ def _plan_here(
     files: Sequence[str], settings: Settings, *, force: bool
 ) -> dict[str, list[dict[str, Any]]]:
     from orchestrator.cli.offline import observed_without_daemon
-    from orchestrator.core.plan import preview
+    from orchestrator.core.preview import preview
     from orchestrator.runtime.identity import boot_clock
 
     resolution = resolve_here(files, settings, force=force)

@@ -76,6 +76,7 @@ def _names(settings: Settings) -> list[str]:
     try:
         return [one["name"] for one in every_row(Client(settings).get("/v1/status"))]
     except NoDaemonError:
+        from orchestrator.core.successor import base_of
         from orchestrator.runtime.state import Store
 
         store = Store.open_to_read(settings.store_path)
@@ -83,6 +84,6 @@ def _names(settings: Settings) -> list[str]:
             return []
         applied = store.applied()
         declared = [name for file in applied.files for name in file.specs] if applied else []
-        names = list(dict.fromkeys([*declared, *store.observed()]))
+        names = list(dict.fromkeys([*declared, *(base_of(one) for one in store.observed())]))
         store.close()
         return names

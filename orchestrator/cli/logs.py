@@ -57,12 +57,13 @@ def logs_command(
 def _log_without_daemon(settings: Settings, name: str, lines: int, previous: bool) -> None:
     from orchestrator.cli.offline import observed_without_daemon
     from orchestrator.core.fields import is_name
+    from orchestrator.core.successor import base_of, family
     from orchestrator.runtime.logs import Logs
 
     status = observed_without_daemon(settings).get(name)
     pid = status.process.pid if status is not None and status.process is not None else None
     fd = None
-    if is_name(name):
+    if is_name(base_of(name)) and name in family(name):
         fd = Logs(settings.logs_dir).open_for_reading(name, back=int(previous), pid=pid)
     if fd is None:
         raise InputError(f"no log of an instance named {name!r}", hint="orchestrate status")

@@ -8,6 +8,7 @@ carries our mark, or is exactly the recorded process, is ever signalled.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from orchestrator.control.bus import Bus
@@ -22,6 +23,7 @@ from orchestrator.core.spec import (
     Readiness,
 )
 from orchestrator.core.status import ALIVE, InstanceStatus, Observed, Phase, ProcessRef
+from orchestrator.core.successor import base_of, is_next, next_of, variants
 from orchestrator.runtime import process
 from orchestrator.runtime.identity import Owned, boot_id, command_of, environment_of, find_owned
 
@@ -37,37 +39,46 @@ def take_over(
     gone. `sweep` ends them.
     """
     found = find_owned(owner)
-    leaders: dict[str, list[Owned]] = {}
-    for one in found:
-        if one.leads:
-            leaders.setdefault(one.instance, []).append(one)
+    leaders = _first_of_each_run([one for one in found if one.leads])
     runs: set[str] = set()
     served: set[str] = set()
     for status in recorded.values():
-        if status.phase in ALIVE and _resume(status, leaders.get(status.name, []), bus, executor):
+        if status.phase in ALIVE and _resume(status, leaders, bus, executor):
             served.add(status.name)
             runs.add(status.start_id)
-    for name, candidates in leaders.items():
-        status = recorded.get(name)
-        for one in _first_of_each_run(candidates):
-            over = status is not None and status.start_id == one.start_id
-            # A younger run than the recorded one: the store could not be written when it began.
-            if name in served or over:
-                continue
-            if _adopt_unrecorded(one, desired.get(name), bus, executor):
-                runs.add(one.start_id)
-            served.add(name)
+    known = {status.start_id for status in recorded.values()}
+    unknown = [one for one in leaders if one.start_id not in known]
+    for name, one in _by_their_marks(unknown, served):
+        if _adopt_unrecorded(one, name, desired.get(base_of(name)), bus, executor):
+            runs.add(one.start_id)
     # What a living run of ours has put into a group or session of its own is that run's affair.
     strays = {one.group for one in found if one.start_id not in runs}
     return [_oldest(group, found) for group in sorted(strays)]
 
 
-def _first_of_each_run(candidates: list[Owned]) -> list[Owned]:
+def _first_of_each_run(leaders: list[Owned]) -> list[Owned]:
     """The youngest run first; of a run only its first process, which is the one we started."""
     first: dict[str, Owned] = {}
-    for one in sorted(candidates, key=lambda c: c.ref.start_ticks):
+    for one in sorted(leaders, key=lambda c: c.ref.start_ticks):
         first.setdefault(one.start_id, one)
     return list(reversed(first.values()))
+
+
+def _by_their_marks(unknown: list[Owned], served: Collection[str]) -> Iterator[tuple[str, Owned]]:
+    """Who each of the runs is that no record knows: of every name the youngest.
+
+    A mark says what a run was begun as. What was begun as a successor follows what runs, or has
+    followed it if nothing does.
+    """
+    taken = set(served)
+    by_base: dict[str, list[Owned]] = {}
+    for one in unknown:
+        by_base.setdefault(base_of(one.instance), []).append(one)
+    for base, runs in by_base.items():
+        follows = is_next(runs[0].instance) and (base in taken or len(runs) > 1)
+        names = [next_of(base), base] if follows else [base]
+        free = [name for name in names if name not in taken]
+        yield from zip(free, runs, strict=False)
 
 
 def _oldest(group: int, found: list[Owned]) -> ProcessRef:
@@ -104,7 +115,8 @@ def _resume(status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Ex
     _post_adopted(status.name, status.start_id, ref, status.started_at, status.spec, bus)
     executor.adopt(replace(status, process=ref), running)
     if status.phase is Phase.STOPPING:
-        executor.stop(status.name, start_id=status.start_id, grace=status.spec.stop.grace)
+        grace = status.spec.stop.grace
+        executor.stop(status.name, start_id=status.start_id, grace=grace, drain=status.drain)
     return True
 
 
@@ -149,19 +161,21 @@ def _post_adopted(
 
 
 def _adopt_unrecorded(
-    one: Owned, wanted: InstanceSpec | None, bus: Bus, executor: Executor
+    one: Owned, name: str, wanted: InstanceSpec | None, bus: Bus, executor: Executor
 ) -> bool:
     """The store knows nothing of it, the mark does. It is what it runs; the plan does the rest.
     False when it has just ended."""
     running = process.adopt(one.ref)
     if running is None:
         return False
-    known = wanted is not None and runs_as(one.ref, wanted)
-    spec = wanted if wanted is not None and known else _spec_as_it_runs(one)
+    declared = variants(wanted) if wanted is not None else ()
+    known = next((spec for spec in declared if runs_as(one.ref, spec)), None)
+    spec = replace(known or _spec_as_it_runs(one), name=name)
     started_at = one.ref.start_ticks / _TICKS
-    _post_adopted(one.instance, one.start_id, one.ref, started_at, spec, bus, guessed=not known)
+    guessed = known is None
+    _post_adopted(name, one.start_id, one.ref, started_at, spec, bus, guessed=guessed)
     status = InstanceStatus(
-        one.instance, Phase.STARTING, spec, one.start_id, one.ref, started_at=started_at
+        name, Phase.STARTING, spec, one.start_id, one.ref, started_at=started_at
     )
     executor.adopt(status, running)
     return True

@@ -21,11 +21,13 @@ from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.resolution import Machine, Resolution, resolve_readings
 from orchestrator.control.standing import Standing
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.plan import Action, preview
+from orchestrator.core.plan import Action
+from orchestrator.core.preview import preview
 from orchestrator.core.problem import Problem
 from orchestrator.core.report import ProfileReport
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import Desired
+from orchestrator.core.successor import variants
 from orchestrator.errors import InputError
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.state import Applied, AppliedSource, Store, StoreError
@@ -308,7 +310,12 @@ class AppliedSet:
     ) -> Resolution:
         """In a thread. The ports and the memory of the files `beside` are taken."""
         machine = self._machine()
-        kept = {spec.endpoint.port for file in beside for spec in file.specs.values()}
+        kept = {
+            one.endpoint.port
+            for file in beside
+            for spec in file.specs.values()
+            for one in variants(spec)
+        }
         promises = machine.promises
         for file in beside:
             promises = promises.and_of_specs(file.specs.values())

@@ -21,6 +21,7 @@ from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus
+from orchestrator.core.successor import is_aside, next_of, old_of
 from orchestrator.errors import StartError
 from orchestrator.runtime import process
 from orchestrator.runtime.hard_limits import HardLimits
@@ -66,10 +67,9 @@ class Executor:
         self._drained = drained
         self._hard_limits = hard_limits or HardLimits()
         self._starter = Starter(logs, inherited, owner, self._hard_limits)
-        self._processes: dict[str, Process] = {}
+        self._watched: dict[str, monitor.Watched] = {}
         self._provisioners: dict[str, Provisioner] = {}
         self._attached: dict[str, tuple[Attached, asyncio.Task[None]]] = {}
-        self._retuned: dict[str, asyncio.Event] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -79,7 +79,9 @@ class Executor:
         Ends in `spawned`, in `attached` where somebody else runs a server, or in `start-failed`.
         """
         work = self._start_or_say_why(spec, start_id)
-        self._starting[spec.name] = self._launch(work, f"start {spec.name}")
+        starting = self._launch(work, f"start {spec.name}")
+        self._starting[start_id] = starting
+        starting.add_done_callback(lambda _: self._starting.pop(start_id, None))
 
     def stop(self, name: str, *, start_id: str, grace: float, drain: float = 0.0) -> None:
         """Begin a stop that was already recorded. The monitor posts `exited` at its end.
@@ -88,21 +90,43 @@ class Executor:
 
         A server that somebody else runs is only let go of: that ends in `detached`.
         """
-        self._launch(self._stop(name, start_id, grace, drain), f"stop {name}")
+        starting = self._starting.pop(start_id, None)
+        if starting is not None:
+            # At once: what is begun after this would bear a name that may be another's by then.
+            starting.cancel()
+        self._launch(self._stop(name, start_id, starting, grace, drain), f"stop {name}")
+
+    def promote(self, name: str) -> None:
+        """The successor of an instance bears its name from now on; so does its log."""
+        if watched := self._watched.pop(name, None):
+            watched.name = old_of(name)
+            self._watched[watched.name] = watched
+        if watched := self._watched.pop(next_of(name), None):
+            watched.name = name
+            self._watched[name] = watched
+            self._keep_log(watched)
+
+    def _keep_log(self, watched: monitor.Watched) -> None:
+        """What a successor writes belongs to the instance once that is what it is."""
+        try:
+            self._logs.take_over(watched.name, next_of(watched.name), watched.process.ref.pid)
+        except OSError as error:
+            message = f"its log keeps the name {next_of(watched.name)}.log: {error.strerror}"
+            self._bus.post(Event(EventType.BUG, watched.name, message=message))
 
     def kill(self, name: str) -> None:
         """End a stop's grace now."""
-        if running := self._processes.get(name):
-            running.signal(signal.SIGKILL)
+        if watched := self._watched.get(name):
+            watched.process.signal(signal.SIGKILL)
 
     def retune(self, name: str) -> None:
         """Heed live fields that have changed, at once."""
-        if running := self._processes.get(name):
+        if watched := self._watched.get(name):
             with contextlib.suppress(KeyError):
                 limit = self._spec_of(name).limits.memory_max
-                self._hard_limits.change(self._hard_limits.of(running.ref.pid), limit)
-        if retuned := self._retuned.get(name):
-            retuned.set()
+                group = self._hard_limits.of(watched.process.ref.pid)
+                self._hard_limits.change(group, limit)
+            watched.retuned.set()
 
     def provision(self, name: str) -> None:
         """Bring the models of a running instance to what is declared now."""
@@ -120,6 +144,9 @@ class Executor:
         # Also one that was not well when it was last seen: it hangs, it does not load.
         was_ready = status.ready_at is not None
         self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
+        if not is_aside(status.name):
+            # An earlier daemon may have died before it did so.
+            self._keep_log(self._watched[status.name])
 
     def attach_again(self, status: InstanceStatus) -> None:
         """Go on with the server that an earlier daemon had attached to, if that one is still there
@@ -146,16 +173,16 @@ class Executor:
     @property
     def idle(self) -> bool:
         """True while it watches no process."""
-        return not self._processes
+        return not self._watched
 
     async def let_go(self) -> None:
         """Leave every process running, and watch none any more."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for running in self._processes.values():
-            running.let_go()
-        self._processes.clear()
+        for watched in self._watched.values():
+            watched.process.let_go()
+        self._watched.clear()
         self._attached.clear()
 
     def _launch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -186,12 +213,12 @@ class Executor:
                 return
             await port_is_free(spec)
             attachment.must_be_ours(spec)
-            can_be_watched(len(self._processes))
+            can_be_watched(len(self._watched))
             with self._starter.log_of(spec.name) as log:
                 # Of starts that come together, all get this far before the first is spawned: from
                 # then on each step here has to wait its turn among engines that load.
                 await asyncio.sleep(0)
-                can_be_watched(len(self._processes))
+                can_be_watched(len(self._watched))
                 began = boot_clock()
                 running = self._starter.spawn(spec, start_id, log)
         except StartError as error:
@@ -261,18 +288,16 @@ class Executor:
         *,
         was_ready: bool = False,
     ) -> None:
-        name = spec.name
-        self._processes[name] = running
 
-        def in_force() -> InstanceSpec:
+        def in_force(name: str) -> InstanceSpec:
             # What was adopted just now may not be known to anybody else yet.
             with contextlib.suppress(KeyError):
                 return self._spec_of(name)
             return spec
 
-        watched = monitor.Watched(name, start_id, running, began, in_force, was_ready)
-        self._retuned[name] = watched.retuned
-        self._launch(self._watch_to_the_end(watched), f"watch {name}")
+        watched = monitor.Watched(spec.name, start_id, running, began, in_force, was_ready)
+        self._watched[spec.name] = watched
+        self._launch(self._watch_to_the_end(watched), f"watch {spec.name}")
 
     async def _watch_to_the_end(self, watched: monitor.Watched) -> None:
         served = Served(
@@ -292,9 +317,8 @@ class Executor:
             gone = not watched.process.alive
             if gone:
                 self._hard_limits.end(group)
-            if gone and self._processes.get(watched.name) is watched.process:
-                del self._processes[watched.name]
-                del self._retuned[watched.name]
+            if gone and self._watched.get(watched.name) is watched:
+                del self._watched[watched.name]
 
     @contextlib.contextmanager
     def _provisioning(self, served: Served) -> Generator[None]:
@@ -315,10 +339,15 @@ class Executor:
             if self._provisioners.get(served.name) is provisioner:
                 del self._provisioners[served.name]
 
-    async def _stop(self, name: str, start_id: str, grace: float, drain: float) -> None:
-        starting = self._starting.pop(name, None)
-        if starting is not None and not starting.done():
-            starting.cancel()
+    async def _stop(
+        self,
+        name: str,
+        start_id: str,
+        starting: asyncio.Task[None] | None,
+        grace: float,
+        drain: float,
+    ) -> None:
+        if starting is not None:
             await asyncio.gather(starting, return_exceptions=True)
         if name in self._attached:
             attached, watching = self._attached.pop(name)
@@ -326,8 +355,10 @@ class Executor:
             await asyncio.gather(watching, return_exceptions=True)
             self._post_detached(name, start_id, attached.farewell())
             return
-        running = self._processes.get(name)
-        if running is None:
+        # By its run: the name may be another's since it was asked for.
+        found = (one for one in self._watched.values() if one.start_id == start_id)
+        watched = next(found, None)
+        if watched is None:
             # Cancelled before it had a process; or it ended just now, and this one comes late.
             message = "stopped before it had a process"
             data = {"start_id": start_id, "exit_code": None, "signal": None}
@@ -335,9 +366,9 @@ class Executor:
             return
         if drain and self._drained is not None:
             await self._drained(start_id, within=drain)
-        ended = await process.stop(running, grace=grace)
+        ended = await process.stop(watched.process, grace=grace)
         if ended is None:
-            message = (
-                f"pid {running.ref.pid} does not end, not even by SIGKILL: it hangs in the kernel"
-            )
-            self._bus.post(Event(EventType.BUG, name, reason="unkillable", message=message))
+            pid = watched.process.ref.pid
+            message = f"pid {pid} does not end, not even by SIGKILL: it hangs in the kernel"
+            event = Event(EventType.BUG, watched.name, reason="unkillable", message=message)
+            self._bus.post(event)

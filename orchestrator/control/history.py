@@ -18,6 +18,7 @@ from orchestrator.control.overview import processes
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.traffic import Traffic
 from orchestrator.core.report import Usage
+from orchestrator.core.successor import is_aside
 from orchestrator.runtime.beat import until_beat
 from orchestrator.runtime.usage import UsageMeter
 
@@ -56,7 +57,8 @@ class History:
         """Take one. `now` is wall time: a chart shows it to people."""
         ours, theirs = processes(self._reconciler.observed.values())
         usage = self._meter.read(ours, theirs) if ours or theirs else {}
-        self._samples.append((now, usage, self._traffic.by_instance()))
+        taken = {name: took for name, took in usage.items() if not is_aside(name)}
+        self._samples.append((now, taken, self._traffic.by_instance()))
 
     def document(self) -> dict[str, Any]:
         """As the API shows it: a list of instants, and as many values, None where unknown."""

@@ -18,6 +18,7 @@ from orchestrator.core.prospect import Prospect, refusal
 from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
+from orchestrator.core.successor import base_of, is_aside, next_of
 from orchestrator.errors import InputError
 
 VerbName = Literal["start", "stop", "restart", "kill"]
@@ -64,7 +65,9 @@ class Intents:
 
     def check(self, names: Iterable[str]) -> None:
         """Raises `UnknownInstanceError` for a name that nothing bears, declared or leaving."""
-        left = {name: status.spec for name, status in self._reconciler.observed.items()}
+        observed = self._reconciler.observed.items()
+        left = {name: status.spec for name, status in observed if not is_aside(name)}
+        left |= {base_of(name): status.spec for name, status in observed if is_aside(name)}
         known = {**left, **(self._reconciler.desired or {})}
         for name in names:
             if name not in known:
@@ -90,7 +93,12 @@ class Intents:
         if verb in ("stop", "kill"):
             return await self._until(verb, name, _is_down)
         old = before.start_id if before and verb == "restart" else ""
-        return await self._until(verb, name, lambda status: _came_up(status, old))
+
+        def came_up(status: InstanceStatus | None) -> bool | None:
+            coming = self._reconciler.observed.get(next_of(name))
+            return _came_up(status, old) if status is None else _follows(status, coming, old)
+
+        return await self._until(verb, name, came_up)
 
     async def _consider(self, name: str) -> None:
         status = self._reconciler.observed.get(name)
@@ -152,6 +160,16 @@ def _told(status: InstanceStatus | None) -> str:
 
 def _is_down(status: InstanceStatus | None) -> bool | None:
     return True if status is None or status.phase not in ALIVE else None
+
+
+def _follows(
+    status: InstanceStatus, coming: InstanceStatus | None, old_start_id: str
+) -> bool | None:
+    """As `_came_up`, where what runs goes on until its successor is ready."""
+    if status.start_id != old_start_id or status.redo or status.phase not in SERVING:
+        return _came_up(status, old_start_id)
+    failed = coming is not None and coming.phase in DOWN
+    return False if failed or status.rejected is not None else None
 
 
 def _came_up(status: InstanceStatus | None, old_start_id: str) -> bool | None:

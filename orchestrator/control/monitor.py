@@ -43,15 +43,16 @@ LOADING_PROBE_TIMEOUT = 2.0
 PROGRESS_EVERY = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Watched:
-    """Which run of which instance. `spec` is asked anew each time: live fields may change."""
+    """Which run of which instance. `spec` is asked anew each time: live fields may change, and so
+    may `name`, when a successor takes over."""
 
     name: str
     start_id: str
     process: Process
     began_at: float
-    spec: Callable[[], InstanceSpec]
+    spec_of: Callable[[str], InstanceSpec]
     was_ready: bool = False
     """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,7 +64,11 @@ class Watched:
     memory: OomWatch = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", OomWatch(self.process.ref.pid))
+        self.memory = OomWatch(self.process.ref.pid)
+
+    def spec(self) -> InstanceSpec:
+        """What is in force."""
+        return self.spec_of(self.name)
 
 
 async def watch(watched: Watched, *, bus: Bus, logs: Logs) -> Exit:

@@ -30,11 +30,13 @@ from orchestrator.core.plan import (
     Verb,
     convergence,
     make_plan,
-    renewals,
 )
+from orchestrator.core.preview import renewals
 from orchestrator.core.report import instances_of
 from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import ModelStatus, Observed, Phase
+from orchestrator.core.succession import addressed
+from orchestrator.core.successor import base_of, next_of, variants
 from orchestrator.core.wording import how_many
 from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.identity import boot_clock
@@ -134,7 +136,7 @@ class Reconciler:
         return self.plan.wake_at
 
     def _fold(self, event: Event, events: list[Event]) -> None:
-        event = self._said_before(event)
+        event = self._said_before(addressed(event, self.observed))
         status = self.observed.get(event.instance)
         if event.type is EventType.EXITED and status and status.phase is Phase.STOPPING:
             # Nothing that crashed: the timeline names what it was stopped for.
@@ -181,17 +183,16 @@ class Reconciler:
 
     def _recognise(self, events: list[Event]) -> None:
         """What was adopted by its mark alone is what is declared, if that is what it runs."""
-        for name, spec in (self.desired or {}).items():
-            status = self.observed.get(name)
-            if (
-                status is not None
-                and status.guessed
-                and status.process is not None
-                and runs_as(status.process, spec)
-            ):
+        for name, status in list(self.observed.items()):
+            declared = (self.desired or {}).get(base_of(name))
+            process = status.process
+            if declared is None or process is None or not status.guessed:
+                continue
+            spec = next((one for one in variants(declared) if runs_as(process, one)), None)
+            if spec is not None:
                 message = "recognised as what is declared"
                 # The process is; which models it has is not known yet, and for the plan to see to.
-                runs = replace(spec, holds=status.spec.holds)
+                runs = replace(spec, name=name, holds=status.spec.holds)
                 self._fold(
                     self._bus.stamp(Event(EventType.UPDATED, name, message=message, spec=runs)),
                     events,
@@ -205,8 +206,10 @@ class Reconciler:
             for file in action.spec.inputs
         )
         spec = replace(action.spec, inputs=inputs)
-        if self.desired is not None and self.desired.get(action.instance) is action.spec:
-            self.desired = {**self.desired, action.instance: spec}
+        name = base_of(action.instance)
+        declared = (self.desired or {}).get(name)
+        if declared is not None and replace(action.spec, name=name) in variants(declared):
+            self.desired = {**(self.desired or {}), name: replace(declared, inputs=inputs)}
         return replace(action, spec=spec)
 
     def _plan_and_submit(self, events: list[Event], submitted: list[tuple[Action, str]]) -> None:
@@ -226,6 +229,9 @@ class Reconciler:
             for planned in self.plan.actions:
                 action = self._as_on_disk(planned) if planned.verb is Verb.START else planned
                 start_id = uuid4().hex[:16]
+                if action.verb is Verb.PROMOTE:
+                    # Which run takes over: no other one, whatever happens meanwhile.
+                    start_id = self.observed[next_of(action.instance)].start_id
                 self._fold(self._bus.stamp(_submission(action, start_id)), events)
                 submitted.append((action, start_id))
             if not self.plan.actions:
@@ -270,11 +276,13 @@ class Reconciler:
         elif action.verb in (Verb.STOP, Verb.REPLACE):
             status = self.observed[action.instance]
             grace = 0.0 if action.reason == "hung" else status.spec.stop.grace
-            # What is ended because it does not answer, or takes too much, is not waited for.
-            drain = 0.0 if status.condemned else status.spec.stop.drain
-            self._executor.stop(action.instance, start_id=status.start_id, grace=grace, drain=drain)
+            self._executor.stop(
+                action.instance, start_id=status.start_id, grace=grace, drain=status.drain
+            )
         elif action.verb is Verb.KILL:
             self._executor.kill(action.instance)
+        elif action.verb is Verb.PROMOTE:
+            self._executor.promote(action.instance)
         elif action.verb is Verb.UPDATE:
             self._executor.retune(action.instance)
         elif action.verb is Verb.PROVISION:
@@ -290,12 +298,13 @@ _SUBMITS = {
     Verb.KILL: EventType.KILLING,
     Verb.UPDATE: EventType.UPDATED,
     Verb.PROVISION: EventType.UPDATED,
+    Verb.PROMOTE: EventType.PROMOTED,
 }
 
 
 def _submission(action: Action, start_id: str) -> Event:
     """The event that records an action before it is carried out."""
-    data = {"start_id": start_id} if action.verb is Verb.START else {}
+    data = {"start_id": start_id} if action.verb in (Verb.START, Verb.PROMOTE) else {}
     return Event(
         _SUBMITS[action.verb],
         action.instance,

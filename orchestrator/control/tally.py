@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.status import InstanceStatus
+from orchestrator.core.successor import base_of
 
 PASS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Seconds: a pass of nothing takes less than the first, one of a hundred instances a few ms."""
@@ -92,7 +93,8 @@ class Tally:
             self._of(after.name).starts.add(took)
 
     def _of(self, name: str) -> InstanceTally:
-        return self.instances.setdefault(name, InstanceTally())
+        # What a successor counts is its instance's.
+        return self.instances.setdefault(base_of(name), InstanceTally())
 
     def passed(self, seconds: float, *, apart_since: float | None) -> None:
         """A pass has ended. `apart_since` is now, where what runs is not what is declared, and

@@ -12,12 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 from orchestrator.control.bus import Bus
+from orchestrator.control.fallbacks import Fallbacks
 from orchestrator.control.reconciler import Reconciler
-from orchestrator.core import fallback_rate, served
-from orchestrator.core.event import Event, EventType
+from orchestrator.core import served
 from orchestrator.core.figures import Figures, NameFigures
 from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
+from orchestrator.core.status import Phase
 
 
 class Traffic:
@@ -32,12 +33,9 @@ class Traffic:
         self._followers = 0
         self._figures = Figures()
         self._told = asyncio.Event()
+        self._fallbacks = Fallbacks(bus, reconciler)
         self.on_figures: Callable[[], None] = _nothing
         """Called whenever the gateway has told."""
-        self._over: dict[str, float] = {}
-        """Routes that fall back too often, with what is too often."""
-        self._posted = ("", "")
-        """The run that an alert was posted of last, and its words."""
 
     @property
     def figures(self) -> Figures | None:
@@ -100,30 +98,14 @@ class Traffic:
         """The gateway tells."""
         self._figures = figures
         self._told.set()
+        self._fallbacks.take(figures)
         self.on_figures()
-        self._alert()
-
-    def _alert(self) -> None:
-        """Tell when a name begins to fall back too often, and when that has passed."""
-        status = self._reconciler.observed.get(GATEWAY)
-        spec = (self._reconciler.desired or {}).get(GATEWAY)
-        if status is None or spec is None or spec.gateway is None:
-            return
-        self._over = fallback_rate.too_many(spec.gateway, self._figures.names, self._over)
-        message = fallback_rate.words(self._over)
-        known = next((one.message for one in status.alerts if one.kind == fallback_rate.ALERT), "")
-        if message == known or (status.start_id, message) == self._posted:
-            return
-        self._posted = (status.start_id, message)
-        kind = EventType.ALERT if message else EventType.ALERT_OVER
-        said = message or f"no longer: {known}"
-        data = {"start_id": status.start_id, "alert": fallback_rate.ALERT}
-        self._bus.post(Event(kind, GATEWAY, reason=fallback_rate.ALERT, message=said, data=data))
 
     async def drained(self, start_id: str, *, within: float) -> None:
         """Until the gateway sends no more to this run of an instance, and has all that it asked.
 
-        Returns after `within` seconds at the latest, and at once where no gateway is.
+        Returns after `within` seconds at the latest, and at once where no gateway is: one that
+        runs, and has not said anything yet, is about to find this daemon.
         """
         try:
             async with asyncio.timeout(within):
@@ -136,7 +118,8 @@ class Traffic:
 
     def _is_busy(self, start_id: str, number: int) -> bool:
         if not self._followers:
-            return False
+            gateway = self._reconciler.observed.get(GATEWAY)
+            return gateway is not None and gateway.phase is Phase.READY
         said = self._figures
         knows = said.daemon == self._me and said.number >= number
         return not knows or said.runs.get(start_id, 0) > 0

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 from orchestrator.core.spec import Limits
 from orchestrator.core.units import format_duration, format_size
 
-AlertKind = Literal["memory", "cpu", "restarts", "leak", "fallbacks"]
+AlertKind = Literal["memory", "cpu", "restarts", "leak"]
 
-MEASURED: frozenset[AlertKind] = frozenset({"memory", "cpu", "restarts", "leak"})
-"""Those that are about what an instance takes; of the others somebody else tells."""
+MEASURED: frozenset[str] = frozenset(get_args(AlertKind))
+"""Those that are about what an instance takes; of the gateway's others are told."""
 
 CPU_SPAN = 60.0
 """Seconds over which the CPU is averaged: a burst is what it is there for."""

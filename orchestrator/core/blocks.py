@@ -19,6 +19,7 @@ from orchestrator.core.fields import (
     Port,
     PositiveDuration,
     PriorityWord,
+    Replacing,
     RestartLimit,
     Size,
     Text,
@@ -130,6 +131,11 @@ class UpdateConfig(Block):
         default=None,
         description="What becomes of a change that does not come up: rollback to what was ready "
         "before, or keep. Default rollback.",
+    )
+    strategy: Replacing | None = Field(
+        default=None,
+        description="stop-first, or start-first: the new process becomes ready on another port "
+        "before the old one ends. Only llama-server with port: auto. Default stop-first.",
     )
 
 
@@ -275,6 +281,14 @@ class GatewayConfig(Block):
     host: Host | None = Field(default=None, description="Address to listen on. Default 127.0.0.1.")
     token: Text | None = Field(
         default=None, description="What clients must send, as in ${env:GATEWAY_TOKEN}."
+    )
+    hosts: list[Text] = Field(
+        default_factory=list[str],
+        description="Further names by which it may be asked without a token.",
+    )
+    origins: list[Text] = Field(
+        default_factory=list[str],
+        description="Web pages that may ask it, as in https://chat.example; '*' is all.",
     )
     tokens: dict[str, TokenConfig] = Field(
         default_factory=dict[str, TokenConfig],

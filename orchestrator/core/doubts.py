@@ -36,7 +36,7 @@ def gateway_doubts(gateway: GatewayConfig, is_foreign: IsForeign) -> Iterator[Is
         message = f"{host} is no address of this machine: the gateway could not listen there"
         hint = "127.0.0.1 is reached from here alone, 0.0.0.0 from everywhere"
         yield Issue(path, message, hint, warning=True, key=False)
-    elif not gateway.token:
+    elif not (gateway.token or gateway.tokens):
         message = f"whoever reaches {host} may use every model: the gateway asks for no token"
         hint = "add `token: ${env:GATEWAY_TOKEN}`, or leave `host` out"
         yield Issue(path, message, hint, warning=True, key=False)

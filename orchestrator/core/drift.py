@@ -7,8 +7,9 @@ alone: a difference is taken up in place.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from orchestrator.core import gateway_words
@@ -19,6 +20,7 @@ from orchestrator.core.spec import (
     Command,
     Demand,
     Desired,
+    GatewaySpec,
     InstanceSpec,
     ModelOrigin,
     ModelSet,
@@ -130,29 +132,29 @@ def live_drift(
             others = (spec for spec in beside if spec.name != want.name)
             keeps = _Keeps(old or ModelSet(), new or ModelSet(), managed, tuple(others))
             found += _holding_drift(keeps)
-            continue
-        if name == "on_demand":
-            found += _start_drift(old, new)
-            continue
-        if name == "demand":
-            found += _demand_drift(old, new)
-            continue
-        if name == "gateway":
-            found += [
-                Drift(f"gateway.{key}", before or None, after or None)
-                for key, (before, after) in gateway_words.changes(old, new).items()
-            ]
-            continue
-        # One of them may be missing: what was adopted by its mark alone has no more than a process.
-        shape = old if old is not None else new
-        if not is_dataclass(shape):
-            found.append(Drift(name, _plain(old), _plain(new)))
-            continue
-        for part in fields(shape):
-            before, after = getattr(old, part.name, None), getattr(new, part.name, None)
-            if before != after:
-                found.append(Drift(f"{name}.{part.name}", before, after))
+        else:
+            found += _OWN_WORDS.get(name, partial(_part_drift, name))(old, new)
     return tuple(replace(one, kind=LIVE) for one in found)
+
+
+def _part_drift(name: str, have: Any, want: Any) -> list[Drift]:
+    """Each part of a block that differs."""
+    # One of them may be missing: what was adopted by its mark alone has no more than a process.
+    shape = have if have is not None else want
+    if not is_dataclass(shape):
+        return [Drift(name, _plain(have), _plain(want))]
+    pairs = [
+        (part.name, getattr(have, part.name, None), getattr(want, part.name, None))
+        for part in fields(shape)
+    ]
+    return [Drift(f"{name}.{part}", old, new) for part, old, new in pairs if old != new]
+
+
+def _gateway_drift(have: GatewaySpec | None, want: GatewaySpec | None) -> list[Drift]:
+    return [
+        Drift(f"gateway.{key}", before or None, after or None)
+        for key, (before, after) in gateway_words.changes(have, want).items()
+    ]
 
 
 def _demand_drift(have: Demand | None, want: Demand | None) -> list[Drift]:
@@ -165,6 +167,14 @@ def _start_drift(have: OnDemand | None, want: OnDemand | None) -> list[Drift]:
     """When it runs, in the words of a profile."""
     before, after = _start_words(have), _start_words(want)
     return _mapping_drift(before, after)
+
+
+_OWN_WORDS: dict[str, Callable[[Any, Any], list[Drift]]] = {
+    "on_demand": _start_drift,
+    "demand": _demand_drift,
+    "gateway": _gateway_drift,
+}
+"""Fields whose parts are said otherwise than they are kept."""
 
 
 def _start_words(on_demand: OnDemand | None) -> dict[str, str]:

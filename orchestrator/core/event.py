@@ -41,6 +41,7 @@ class EventType(StrEnum):
     ALERT = "alert"
     ALERT_OVER = "alert-over"
     MENDED = "mended"
+    PROMOTED = "promoted"
     WANTED = "wanted"
     IDLE = "idle"
 

@@ -70,7 +70,7 @@ def exported(profiles: Sequence[LoadedProfile]) -> Exported:
         for profile in profiles
         for name, config in profile.config.instances.items()
     ]
-    each = [one.effective for one in members]
+    each = [one.effective for one in members for _ in range(one.replicas)]
     asked = [one.resources.gpus for one in each if one.resources.gpus not in (None, ())]
     indices = {index for one in asked if isinstance(one, tuple) for index in one}
     gateway = next((one for one in profiles if one.config.gateway is not None), None)
@@ -116,6 +116,10 @@ class _Member:
         port = self.config.port
         known = isinstance(port, int) and self.effective.host not in LOOPBACK
         return [(self.name, port)] if known and isinstance(port, int) else []
+
+    @property
+    def replicas(self) -> int:
+        return 1 if isinstance(self.config, OllamaConfig) else self.config.replicas or 1
 
     @property
     def on_demand(self) -> bool:
@@ -167,7 +171,11 @@ def _sum(sizes: Sequence[int | None], more: int) -> int | None:
 
 def _needed(members: Sequence[_Member], more: int) -> int | None:
     """What has to be there: for those that run on demand, room for the largest of them."""
-    sizes = [(one.effective.resources.memory, one.on_demand) for one in members]
+    sizes = [
+        (one.effective.resources.memory, one.on_demand)
+        for one in members
+        for _ in range(one.replicas)
+    ]
     always = [size for size, on_demand in sizes if not on_demand]
     asked = [size for size, on_demand in sizes if on_demand]
     if None in asked:

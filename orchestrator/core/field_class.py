@@ -43,6 +43,7 @@ SPEC_FIELDS: dict[str, FieldClass | None] = {
     "gpus": None,
     "facts": None,
     "gateway": LIVE,
+    "alternate": None,
     "on_demand": LIVE,
     "replica_of": LIVE,
 }

@@ -24,6 +24,7 @@ from orchestrator.core.spec import (
     PolicyName,
     Priority,
     StartMode,
+    Strategy,
     Trigger,
 )
 from orchestrator.core.suggestion import suggest
@@ -36,6 +37,7 @@ ENGINES = ("llama-server", "ollama")
 ATTACH_MODES = ("auto", "never", "only")
 LIVENESS_MODES = ("http", "inference")
 FAILURES = ("rollback", "keep")
+STRATEGIES = ("stop-first", "start-first")
 POLICIES = ("always", "on-failure", "never")
 START_MODES = ("always", "on-demand")
 PRIORITIES = ("high", "normal", "low")
@@ -338,6 +340,11 @@ Failure = Annotated[
     OnFailure,
     PlainValidator(_one_of(FAILURES, "answer to a failure")),
     WithJsonSchema(or_reference({"enum": list(FAILURES)})),
+]
+Replacing = Annotated[
+    Strategy,
+    PlainValidator(_one_of(STRATEGIES, "strategy")),
+    WithJsonSchema(or_reference({"enum": list(STRATEGIES)})),
 ]
 Percent = Annotated[
     float,

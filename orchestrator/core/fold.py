@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.core import succession
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.failure import exited, mended, start_failed
 from orchestrator.core.model_rows import rows_of_next_run, rows_of_update, with_row
@@ -34,10 +35,14 @@ def fold(observed: Observed, event: Event) -> Observed:
     status = observed.get(event.instance)
     if event.type is EventType.FORGOTTEN:
         return {name: kept for name, kept in observed.items() if name != event.instance}
+    if event.type is EventType.PROMOTED:
+        return succession.promoted(observed, event)
     if event.type is EventType.STARTING:
-        return {**observed, event.instance: _begun(status, event)}
+        begun = {**observed, event.instance: _begun(status, event)}
+        return succession.begun(begun, event.instance)
     if event.type is EventType.ADOPTED:
-        return {**observed, event.instance: _adopted(status, event)}
+        adopted = {**observed, event.instance: _adopted(status, event)}
+        return succession.begun(adopted, event.instance)
     if status is None and event.type in _BEGIN_A_STATUS and event.spec is not None:
         status = InstanceStatus(
             event.instance, Phase.STOPPED, event.spec, since=event.time, rests=True
@@ -45,7 +50,12 @@ def fold(observed: Observed, event: Event) -> Observed:
     if status is None or _is_late(status, event):
         return observed
     changed = _FOLDS[event.type](status, event) if event.type in _FOLDS else status
-    return observed if changed is status else {**observed, event.instance: changed}
+    if changed is status:
+        return observed
+    after = {**observed, event.instance: changed}
+    if event.type is EventType.HELD:
+        return succession.hurried(after, event.instance)
+    return succession.settled(after, event.instance)
 
 
 def _is_late(status: InstanceStatus, event: Event) -> bool:

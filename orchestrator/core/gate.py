@@ -13,6 +13,7 @@ from orchestrator.core.admission import Budget, Ledger
 from orchestrator.core.provision import same_name
 from orchestrator.core.spec import Awaited, Desired, Endpoint, InstanceSpec
 from orchestrator.core.status import ALIVE, ModelStatus, Observed, Phase
+from orchestrator.core.successor import base_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,16 @@ class Gate:
 
     def before_start(self, spec: InstanceSpec) -> Waiting | None:
         """Why a start has to wait; None lets it pass."""
+        return self.before_successor(spec) or self._objection(self._ledger.objection(spec))
+
+    def before_successor(self, spec: InstanceSpec) -> Waiting | None:
+        """As `before_start`, for one that runs beside what it is to follow: but for memory."""
         unmet = _unmet(spec, self._desired, self._observed)
-        return (
-            unmet
-            or _port_of_ours(spec, self._desired, self._observed)
-            or self._objection(self._ledger.objection(spec))
-        )
+        return unmet or _port_of_ours(spec, self._desired, self._observed)
+
+    def has_room(self, spec: InstanceSpec) -> bool:
+        """Whether there is memory for one more; then it counts as started."""
+        return self._ledger.objection(spec) is None
 
     def before_replacement(self, spec: InstanceSpec) -> Waiting | None:
         """Why what runs goes on for the time being: its successor could not be started.
@@ -100,7 +105,10 @@ def _port_of_ours(spec: InstanceSpec, desired: Desired, observed: Observed) -> W
             and other.phase in ALIVE
             and overlaps(other.spec.endpoint, spec.endpoint)
         ):
-            return Waiting("blocked", f"port {spec.endpoint.port} is still held by {other.name}")
+            holder = base_of(other.name)
+            if holder == base_of(spec.name):
+                holder = "the one before"
+            return Waiting("blocked", f"port {spec.endpoint.port} is still held by {holder}")
     for declared in desired.values():
         if declared.name != spec.name and overlaps(declared.endpoint, spec.endpoint):
             # Only what goes back to what it was can find its port given away.

@@ -8,7 +8,7 @@ submitting one moves the phase (`starting`, `stopping`) before the next plan is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -38,11 +38,21 @@ from orchestrator.core.status import (
     Phase,
     lost_its_port,
 )
+from orchestrator.core.succession import (
+    Stage,
+    difference,
+    is_due,
+    is_moving,
+    said_of,
+    staged,
+)
+from orchestrator.core.successor import base_of, is_aside, is_next
 
 
 class Verb(StrEnum):
     """What can be done to an instance. `update` takes up live fields in place, `provision` also
-    brings its models to what is declared: the process stays."""
+    brings its models to what is declared: the process stays. `promote` puts its successor, which
+    is ready, in its place."""
 
     START = "start"
     STOP = "stop"
@@ -50,6 +60,7 @@ class Verb(StrEnum):
     REPLACE = "replace"
     UPDATE = "update"
     PROVISION = "provision"
+    PROMOTE = "promote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +113,107 @@ def make_plan(
     `budget` is the memory that there is; None starts everything, whether it fits or not. `use` says
     who of those that run on demand is at work; without it none of them makes room for another.
     """
-    waiting: dict[str, Waiting] = {}
-    beside = [*desired.values(), *returning(desired, observed)]
-    gate = Gate(desired, observed, budget)
-    wakes: list[float] = []
-    leaving = [status for name, status in observed.items() if name not in desired]
-    forget = [s.name for s in leaving if s.phase not in ALIVE]
-    actions = [_stop(s) for s in leaving if s.phase in SERVING]
-    actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
-    for name, spec in desired.items():
-        status = observed.get(name)
-        if is_at_rest(spec, status):
-            continue
-        action = _start_new(spec) if status is None else _adjust(spec, status, now, desired, beside)
-        waits = _waits(action, status, desired, gate)
+    stage = staged(desired, observed)
+    steps = _Steps(stage, observed, Gate(stage.desired, observed, budget), now)
+    steps.end_what_leaves()
+    for name, spec in stage.desired.items():
+        steps.consider(name, spec)
+    steps.make_room(use)
+    if steps.gate.waits_for_memory:
+        steps.wakes.append(now + LOOK_AGAIN)
+    wake_at = min(steps.wakes, default=None)
+    return Plan(tuple(steps.actions), steps.waiting, tuple(steps.forget), wake_at)
+
+
+class _Steps:
+    """What one plan comes to, step by step: each start that is let pass counts for those after."""
+
+    def __init__(self, stage: Stage, observed: Observed, gate: Gate, now: float) -> None:
+        self._stage = stage
+        self._before = observed
+        self._now = now
+        self._beside = [*stage.desired.values(), *returning(stage.desired, observed)]
+        self._done: set[str] = set()
+        self._alone: set[str] = set()
+        self.gate = gate
+        self.actions: list[Action] = []
+        self.waiting: dict[str, Waiting] = {}
+        self.forget: list[str] = []
+        self.wakes: list[float] = []
+
+    def end_what_leaves(self) -> None:
+        """What nobody declares is stopped, and forgotten once it is gone."""
+        leaving = [s for name, s in self._before.items() if name not in self._stage.desired]
+        self.forget += [s.name for s in leaving if s.phase not in ALIVE]
+        self.actions += [_stop(s) for s in leaving if s.phase in SERVING]
+        self.actions += [_kill(s.name) for s in leaving if s.phase is Phase.STOPPING and s.hurry]
+
+    def consider(self, name: str, spec: InstanceSpec) -> None:
+        """One instance: what to do, what to wait for, or when to look again."""
+        if name in self._done or self._rests(name, spec):
+            return
+        status = self._stage.observed.get(name)
+        if name in self._alone:
+            # Both do not fit beside each other: one after the other, then.
+            spec, status = self._stage.follows[name], self._before[name]
+        action = self._step(spec, status)
+        if is_aside(name) and self._is_for_its_base(name, action):
+            return
+        waits = _waits(action, status, self._stage.desired, self.gate)
         if waits is not None:
-            waiting[name] = waits
-            continue
-        if action is not None:
-            actions.append(action)
+            self.waiting[base_of(name)] = waits
+        elif action is not None:
+            self.actions.append(action)
         elif status is not None and status.retry_at is not None and _is_retried(status):
-            wakes.append(status.retry_at)
-    touched = {action.instance for action in actions} | waiting.keys()
-    going = make_room(waiting, gate, desired, observed, use, touched=touched)
-    actions += [_go(name, whom) for name, whom in going.items()]
-    if gate.waits_for_memory:
-        wakes.append(now + LOOK_AGAIN)
-    return Plan(tuple(actions), waiting, tuple(forget), min(wakes, default=None))
+            self.wakes.append(status.retry_at)
+
+    def make_room(self, use: InUse | None) -> None:
+        """Who is stopped for those that wait for memory."""
+        desired = {n: spec for n, spec in self._stage.desired.items() if not is_aside(n)}
+        desired |= {name: self._stage.follows[name] for name in self._alone}
+        touched = {action.instance for action in self.actions} | self.waiting.keys()
+        going = make_room(self.waiting, self.gate, desired, self._before, use, touched=touched)
+        self.actions += [_go(name, whom) for name, whom in going.items()]
+
+    def _rests(self, name: str, spec: InstanceSpec) -> bool:
+        """A successor is wanted by whoever changed what runs."""
+        return not is_aside(name) and is_at_rest(spec, self._before.get(name))
+
+    def _step(self, spec: InstanceSpec, status: InstanceStatus | None) -> Action | None:
+        if status is not None:
+            return _adjust(spec, status, self._now, self._stage.desired, self._beside)
+        if not is_aside(spec.name):
+            return _start_new(spec)
+        name = base_of(spec.name)
+        drift = difference(self._before[name], self._stage.follows[name])
+        message = "; ".join(map(str, drift)) or "restart asked for"
+        return Action(Verb.START, spec.name, spec, drift, message=f"beside {name}: {message}")
+
+    def _is_for_its_base(self, name: str, action: Action | None) -> bool:
+        """What a successor comes to that is told of the instance whose place it is to take."""
+        base = base_of(name)
+        if action is None and is_due(name, self._stage):
+            self._done.add(base)
+            self.actions.append(_promote(self._before[name], self._before.get(base)))
+            return True
+        if action is None or action.verb is not Verb.START or action.spec is None:
+            return False
+        waits = self.gate.before_successor(action.spec)
+        if waits is not None:
+            self.waiting[base] = waits
+        elif self.gate.has_room(action.spec):
+            self.actions.append(action)
+        else:
+            self._alone.add(base)
+        return True
+
+
+def _promote(coming: InstanceStatus, runs: InstanceStatus | None) -> Action:
+    process, port = coming.process, coming.spec.endpoint.port
+    message = f"pid {process.pid if process else '?'} on port {port} takes over"
+    if runs is not None and runs.process is not None:
+        message += f" from pid {runs.process.pid} on port {runs.spec.endpoint.port}"
+    return Action(Verb.PROMOTE, base_of(coming.name), message=message)
 
 
 def _waits(
@@ -147,9 +232,12 @@ def _waits(
 
 
 def _stop(status: InstanceStatus) -> Action:
-    return Action(
-        Verb.STOP, status.name, reason="removed", message="no longer in the applied profiles"
-    )
+    reason, message = "removed", "no longer in the applied profiles"
+    if is_aside(status.name):
+        reason, message = "replaced", "its successor has taken over"
+    if is_next(status.name):
+        reason, message = "superseded", "it is not to follow any more"
+    return Action(Verb.STOP, status.name, reason=reason, message=message)
 
 
 def _go(name: str, whom: str) -> Action:
@@ -275,73 +363,6 @@ def _is_due(status: InstanceStatus, now: float) -> bool:
     return status.retry_at is None or not now < status.retry_at <= now + longest
 
 
-def renewals(
-    desired: Desired, observed: Observed, *, only: frozenset[str] | None = None
-) -> dict[str, bool]:
-    """What the verb `apply` takes up that an edit does not: name -> needs a new process or try.
-
-    Held instances are released, failed and waiting ones tried again, stale ones replaced, and so
-    are those that were rolled back. False means that it is enough to release. `only` are those
-    that the verb was about, None for all.
-    """
-    found: dict[str, bool] = {}
-    for name, spec in desired.items():
-        status = observed.get(name)
-        if status is None or (only is not None and name not in only):
-            continue
-        if spec.on_demand is not None and is_at_rest(spec, replace(status, held=False)):
-            if spec.on_demand.preload or status.held:
-                found[name] = spec.on_demand.preload
-            continue
-        dead = status.phase in (Phase.FAILED, Phase.BACKOFF, Phase.STOPPED)
-        serving = status.phase in SERVING and status.managed
-        stale = serving and bool(input_drift(status.spec, spec))
-        if dead or stale or is_rejected(spec, status):
-            found[name] = True
-        elif status.held or any(model.given_up for model in status.models):
-            found[name] = False
-    return found
-
-
-def preview(
-    desired: Desired, observed: Observed, now: float, *, only: frozenset[str] | None = None
-) -> tuple[Action, ...]:
-    """What `apply` would do, those starts included that first have to wait for something."""
-    anew = renewals(desired, observed, only=only)
-    renewed = {
-        name: replace(
-            status,
-            held=False,
-            redo=anew[name] or status.redo,
-            rejected=None,
-            redo_models=any(model.given_up for model in status.models),
-        )
-        if name in anew
-        else status
-        for name, status in observed.items()
-    }
-    plan = make_plan(desired, renewed, now)
-    planned = {action.instance: _as_tried(action, observed) for action in plan.actions}
-    for name, why in plan.pending.items():
-        drift = () if name in observed else holding(desired[name])
-        status = observed.get(name)
-        alive = status is not None and status.phase in ALIVE
-        verb = Verb.REPLACE if alive else Verb.START
-        planned[name] = Action(verb, name, desired[name], drift, message=why.message)
-    leaving = [action for name, action in planned.items() if name not in desired]
-    return (*leaving, *(planned[name] for name in desired if name in planned))
-
-
-def _as_tried(action: Action, observed: Observed) -> Action:
-    """Of a change that was tried already, what came of it is said before it is tried again."""
-    status = observed.get(action.instance)
-    if status is None or status.rejected is None or action.spec is None:
-        return action
-    if not is_rejected(action.spec, status):
-        return action
-    return replace(action, message=f"tried and undone: {status.rejected.message}")
-
-
 @dataclass(frozen=True, slots=True)
 class Convergence:
     """How far what runs is from what is declared."""
@@ -358,6 +379,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     """`converged`: all ready as declared, nothing else left. `settled`: nothing is on its way."""
     missing: list[str] = []
     moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
+    desired = {n: spec for n, spec in staged(desired, observed).desired.items() if not is_aside(n)}
     at_rest = tuple(name for name, spec in desired.items() if is_at_rest(spec, observed.get(name)))
     for name in desired:
         status = observed.get(name)
@@ -377,6 +399,9 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             missing.append(f"{name}: {status.phase}{detail}")
             moving = moving or status.phase in (Phase.STARTING, Phase.STOPPING)
             moving = moving or lost_its_port(status)
+        elif beside := said_of(name, observed):
+            missing.append(f"{name}: {status.phase}, {beside}")
+            moving = moving or is_moving(name, observed)
         elif status.rejected is not None and is_rejected(desired[name], status):
             missing.append(f"{name}: {ROLLED_BACK} ({status.rejected.message})")
         elif (awaited := desired[name].awaits) and _runs_another(desired[name], status):
@@ -389,7 +414,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             lacks = lacking(status.spec.holds, status.models)
             missing += [f"{name}: {lack}" for lack in lacks]
             moving = moving or any(lack.moving for lack in lacks)
-    leaving = [name for name in observed if name not in desired]
+    leaving = [name for name in observed if base_of(name) not in desired]
     missing += [f"{name}: still {observed[name].phase}" for name in leaving]
     moving = moving or bool(leaving)
     return Convergence(not missing, not moving, tuple(missing), at_rest)

@@ -23,6 +23,8 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
+from orchestrator.core.succession import said_of
+from orchestrator.core.successor import base_of, is_aside
 from orchestrator.core.wording import how_many
 
 
@@ -98,13 +100,17 @@ def _rows(
             rows.append(_pending_row(spec, plan, status))
         else:
             row = _row(spec, status, now, usage.get(name), stale.get(name, False))
+            row["message"] = row["message"] or said_of(name, observed)
             row.update(_held_back(plan.pending.get(name)))
             rows.append(row)
-    rows += [
-        _row(status.spec, status, now, usage.get(name), stale.get(name, False))
-        for name, status in observed.items()
-        if name not in desired
-    ]
+    shown = set(desired)
+    for name, status in observed.items():
+        # What runs beside an instance is that instance, as long as there is one.
+        if base_of(name) not in shown and (not is_aside(name) or base_of(name) not in observed):
+            shown.add(base_of(name))
+            row = _row(status.spec, status, now, usage.get(name), stale.get(name, False))
+            row["name"] = base_of(name)
+            rows.append(row)
     return rows
 
 

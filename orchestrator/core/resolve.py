@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     GATEWAY,
+    Alternate,
     AttachMode,
     Awaited,
     Command,
@@ -48,6 +49,7 @@ from orchestrator.core.spec import (
     ModelSet,
     OnDemand,
 )
+from orchestrator.core.successor import next_of
 from orchestrator.errors import InputError
 
 EngineKey = tuple[str, str | None]
@@ -167,9 +169,26 @@ class _Instance:
     def resolve(self) -> InstanceSpec | None:
         config = self._config
         effective = self._loaded.config.effective(config)
+        if effective.update.strategy == "start-first":
+            self.issues += self._no_two_ports()
         if isinstance(config, OllamaConfig):
             return self._ollama(config, effective)
         return self._llama_server(config, effective)
+
+    def _no_two_ports(self) -> Iterator[Issue]:
+        """Why this one cannot be started beside itself."""
+        said = "strategy" in self._config.update.model_fields_set
+        home = self._path if said else ("defaults", self._config.engine)
+        whose = "" if said else f" for {self._name!r}"
+        hint = f"write `strategy: stop-first`{whose}"
+        if isinstance(self._config, OllamaConfig):
+            message = "start-first is for llama-server: two Ollama servers would share one store"
+        elif self._config.port != "auto":
+            message = f"start-first needs `port: auto`{whose}: the next process has another port"
+            hint += ", or `port: auto`; a gateway is the address that stays"
+        else:
+            return
+        yield Issue((*home, "update", "strategy"), message, hint, key=False)
 
     def _engine(self, effective: Effective) -> Engine | InputError:
         return self._around.engines[(self._config.engine, effective.binary)]
@@ -218,8 +237,9 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
-            on_demand=self._on_demand(config),
+            alternate=self._alternate(spec, engine, placed.request),
             facts=facts_of(model, sees=mmproj is not None),
+            on_demand=self._on_demand(config),
         )
 
     def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
@@ -231,6 +251,18 @@ class _Instance:
             pin=bool(given("pin", config, defaults)),
             preload=bool(given("preload", config, defaults)),
         )
+
+    def _alternate(
+        self, spec: InstanceSpec, engine: Engine, request: LaunchRequest
+    ) -> Alternate | None:
+        """The same on another port, for what is started beside what runs."""
+        if spec.update.strategy != "start-first" or not spec.auto_port:
+            return None
+        port = self._around.ports.choose(next_of(self._name))
+        launch = engine.launch(replace(request, port=port))
+        if launch.command is None or launch.endpoint is None:
+            return None
+        return Alternate(launch.command, launch.endpoint)
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:
         if self._around.is_foreign is not None:

@@ -82,6 +82,8 @@ def _spec(config: GatewayConfig) -> GatewaySpec:
         patience=config.queue.deadline,
         log=config.log.requests,
         content=config.log.content,
+        hosts=tuple(config.hosts),
+        origins=tuple(config.origins),
         clouds=tuple(
             CloudSpec(name, cloud.url, cloud.key or "", cloud.model or "")
             for name, cloud in config.cloud.items()

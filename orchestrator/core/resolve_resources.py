@@ -18,9 +18,13 @@ Render = Callable[[LaunchRequest], Launch]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A launch that sees the GPUs it is to see, what it takes, and what was wrong with that."""
+    """A launch that sees the GPUs it is to see, what it takes, and what was wrong with that.
+
+    `request` is what was asked of the engine in the end.
+    """
 
     launch: Launch
+    request: LaunchRequest
     demand: Demand | None = None
     gpus: tuple[int, ...] | None = None
     issues: tuple[Issue, ...] = ()
@@ -42,7 +46,7 @@ class Placing:
         if chosen == "auto" and not self.gpus:
             chosen = None
         if chosen is None:
-            return self._counted(render(request), model, None)
+            return self._counted(render, request, model, None)
         if chosen == "auto":
             trial = self._estimated(render(request), model, self._totals(None))
             needed = self.resources.memory or sum(trial.gpus.values() if trial else ())
@@ -52,11 +56,10 @@ class Placing:
         except ValueError as error:
             where = (*self.path, "resources", "gpus")
             issue = Issue(where, str(error), "`orchestrate doctor` shows them", key=False)
-            return Placed(render(request), issues=(issue,))
+            return Placed(render(request), request, issues=(issue,))
         issues = self._contradictions(request, seen)
-        return replace(
-            self._counted(render(self._told(request, seen)), model, chosen), issues=issues
-        )
+        told = self._told(request, seen)
+        return replace(self._counted(render, told, model, chosen), issues=issues)
 
     def ollama_env(self, env: Mapping[str, str]) -> tuple[dict[str, str], tuple[Issue, ...]]:
         """The environment with the GPUs in it that it is to see. `auto` leaves them to Ollama."""
@@ -77,12 +80,17 @@ class Placing:
         return {g.index: g.total for g in self.gpus if chosen is None or g.index in chosen}
 
     def _counted(
-        self, launch: Launch, model: Model | None, chosen: tuple[int, ...] | None
+        self,
+        render: Render,
+        request: LaunchRequest,
+        model: Model | None,
+        chosen: tuple[int, ...] | None,
     ) -> Placed:
+        launch = render(request)
         estimated = self._estimated(launch, model, self._totals(chosen))
         memory = self.resources.memory
         demand = estimated if memory is None else declared_demand(memory, estimated, chosen or ())
-        return Placed(launch, self._promised(demand), chosen)
+        return Placed(launch, request, self._promised(demand), chosen)
 
     def _estimated(
         self, launch: Launch, model: Model | None, gpus: Mapping[int, int]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from orchestrator.core.drift import live_drift, restart_drift
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import InstanceStatus, Phase, Rejected
+from orchestrator.core.successor import variants
 
 ROLLED_BACK = "rolled-back"
 """The reason of an instance that runs what was ready before, and of the start that began it."""
@@ -26,7 +27,8 @@ def aim(want: InstanceSpec, status: InstanceStatus) -> InstanceSpec:
 
 def is_rejected(want: InstanceSpec, status: InstanceStatus) -> bool:
     """True when exactly this was tried, and did not come up."""
-    return status.rejected is not None and _alike(status.rejected.spec, want)
+    rejected = status.rejected
+    return rejected is not None and any(_alike(rejected.spec, one) for one in variants(want))
 
 
 def kept_rejection(status: InstanceStatus, start: InstanceSpec) -> Rejected | None:
@@ -56,10 +58,16 @@ def undone(
     # would be down for as long as a stranger has it.
     if waits and (reason != "port-taken" or spec.auto_port):
         return None
-    if spec.update.on_failure != "rollback":
+    changed = restart_drift(fallback, spec)
+    beside = spec.name != fallback.name
+    if beside:
+        # It was tried beside what runs: on another port, which is no part of the change.
+        changed = tuple(one for one in changed if one.field != "port")
+    repeated = beside and not changed
+    if not repeated and spec.update.on_failure != "rollback":
         return None
-    changed = "; ".join(map(str, (*restart_drift(fallback, spec), *live_drift(fallback, spec))))
-    told = f"did not come up ({reason}): {changed}; {message}".rstrip("; ")
+    what = "; ".join(map(str, (*changed, *live_drift(fallback, spec)))) or "another process"
+    told = f"did not come up ({reason}): {what}; {message}".rstrip("; ")
     return replace(
         status,
         phase=Phase.BACKOFF,
@@ -85,11 +93,12 @@ def has_lost_its_port(status: InstanceStatus, reason: str) -> bool:
 
 
 def _alike(one: InstanceSpec, other: InstanceSpec) -> bool:
-    """The same try: which profiles say so, and what else is on the disk by now, does not matter."""
+    """The same try: which profiles say so, what else is on the disk by now, and which other port it
+    could have, does not matter."""
     return _essence(one) == _essence(other)
 
 
 def _essence(spec: InstanceSpec) -> InstanceSpec:
     # An estimate is no part of what is declared: it changes with what is known of the machine.
     demand = spec.demand if spec.demand is not None and spec.demand.declared else None
-    return replace(spec, profiles=(), inputs=(), demand=demand)
+    return replace(spec, profiles=(), inputs=(), demand=demand, alternate=None)

@@ -50,6 +50,8 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
         "patience": gateway.patience,
         "log": gateway.log,
         "content": gateway.content,
+        "hosts": list(gateway.hosts),
+        "origins": list(gateway.origins),
         "targets": [
             *(_target(spec, observed.get(spec.name), plan) for spec in specs),
             *(_elsewhere(cloud) for cloud in gateway.clouds),

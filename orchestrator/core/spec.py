@@ -14,6 +14,7 @@ PolicyName = Literal["always", "on-failure", "never"]
 AttachMode = Literal["auto", "never", "only"]
 LivenessMode = Literal["http", "inference"]
 OnFailure = Literal["rollback", "keep"]
+Strategy = Literal["stop-first", "start-first"]
 StartMode = Literal["always", "on-demand"]
 Priority = Literal["high", "normal", "low"]
 Trigger = Literal["down", "overloaded", "slow", "failing"]
@@ -135,9 +136,11 @@ class StopPolicy:
 @dataclass(frozen=True, slots=True)
 class UpdatePolicy:
     """What becomes of a change that does not come up: `rollback` to what was ready before, or
-    `keep` trying it."""
+    `keep` trying it; and whether what runs ends before its successor starts, or once that is
+    ready."""
 
     on_failure: OnFailure = "rollback"
+    strategy: Strategy = "stop-first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,15 +339,25 @@ class TokenSpec:
 class GatewaySpec:
     """What the gateway does beside listening: its routes, how many requests may wait for one
     instance (None: by its slots), and for how many seconds; which of them are logged, and whether
-    with what was asked."""
+    with what was asked. `hosts` and `origins`: see its door."""
 
     routes: tuple[RouteSpec, ...] = ()
     waiting: int | None = None
     patience: float = 30.0
     log: str = "all"
     content: bool = False
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     clouds: tuple[CloudSpec, ...] = ()
     tokens: tuple[TokenSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alternate:
+    """The same instance on its second port: one that is started beside what runs needs another."""
+
+    command: Command
+    endpoint: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +367,8 @@ class InstanceSpec:
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`
     is None for an engine that serves the one model it was started with, `demand` where nobody
     knows how much memory it takes, `facts` where nobody knows more of its model, `gpus` where the
-    engine chooses among all there are, `on_demand` where it is always to run.
+    engine chooses among all there are, `on_demand` where it is always to run, `alternate` where
+    nothing is ever started beside it.
     """
 
     name: str
@@ -381,6 +395,7 @@ class InstanceSpec:
     gpus: tuple[int, ...] | None = None
     facts: ModelFacts | None = None
     gateway: GatewaySpec | None = None
+    alternate: Alternate | None = None
     on_demand: OnDemand | None = None
     replica_of: str = ""
     """What the profile calls it and its like together."""

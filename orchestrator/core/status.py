@@ -198,6 +198,12 @@ class InstanceStatus:
         return self.attached is None
 
     @property
+    def drain(self) -> float:
+        """Seconds that requests under way have before it is stopped: what is ended because it does
+        not answer, or takes too much, is not waited for."""
+        return 0.0 if self.condemned else self.spec.stop.drain
+
+    @property
     def has_models(self) -> bool:
         """Whether it serves models that somebody could have removed from its server."""
         holds = self.spec.holds

@@ -18,6 +18,7 @@ from orchestrator.control.workshop import Workshop
 from orchestrator.core.gpu import held_gpus
 from orchestrator.core.promise import Promises, kept_promises
 from orchestrator.core.status import ALIVE
+from orchestrator.core.successor import held_ports
 from orchestrator.runtime import ports
 from orchestrator.runtime.hard_limits import delegated
 from orchestrator.runtime.identity import state_id
@@ -88,11 +89,12 @@ class Parts:
             for status in observed.values()
             if status.phase in ALIVE and status.reason != "port-taken"
         }
-        held = self.store.ports() | {
+        running = {
             name: status.spec.endpoint.port
             for name, status in observed.items()
             if status.spec.auto_port and status.phase in ALIVE
         }
+        held = held_ports(self.store.ports(), running)
         listening = {one.port for one in ports.listeners()}
         return Machine(
             toolchain=self.toolchain,

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import AccessLog
+from orchestrator.gateway.clients import Clients, most_connections
 from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.figures import Figures
@@ -24,14 +25,8 @@ from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Table, Target
 
-READS = 30.0
-"""Seconds in which the next piece of a request must come."""
-
-IDLE = 120.0
-"""Seconds after which a connection that asks nothing is closed."""
-
 SWEEP = 5.0
-"""Seconds between two looks at connections that do nothing."""
+"""Seconds between two looks at what connections do."""
 
 ASK_AGAIN = 1.0
 """Seconds after which it is asked once more for what somebody waits for."""
@@ -42,8 +37,8 @@ REPORT = 0.5
 REST = 10.0
 """Seconds between two reports while nothing was for a while, but shares still change."""
 
-DRAIN = 10.0
-"""Seconds that requests under way get when the gateway is told to end."""
+DRAIN = 8.0
+"""Seconds that requests under way get when the gateway is told to end: less than its grace."""
 
 
 def main() -> None:
@@ -60,15 +55,16 @@ def main() -> None:
 
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
-    room, figures, log, clients = Room(), Figures(), AccessLog(), set[Inbound]()
+    room, figures, log, clients = Room(), Figures(), AccessLog(), Clients(most_connections())
     known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    door = _door(host)
+    door = Door(os.environ.get(GATEWAY_TOKEN, ""), frozenset({socket.gethostname().lower()}))
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
         log.requests = body.get("log", log.requests)
         log.content = body.get("content", log.content)
+        door.update(body.get("hosts", ()), body.get("origins", ()))
         door.tokens = table.tokens
         room.update(table)
         known.set()
@@ -84,13 +80,18 @@ async def _run(host: str, port: int) -> None:
     room.on_leave = left
     room.on_wait = waited.set
 
-    def begun(record: Record) -> None:
+    def wake() -> None:
+        # Once: what comes then is told of at the usual pace.
         if not figures.lively:
             stirred.set()
+
+    def begun(record: Record) -> None:
+        wake()
         figures.begin(record)
 
     def told(record: Record, request: Request) -> None:
         now = loop.time()
+        wake()
         figures.add(record, now)
         log.put(record, request, now)
 
@@ -98,6 +99,8 @@ async def _run(host: str, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     following = loop.create_task(link.follow(take))
+    # Without it no change would reach the gateway any more: better it is started anew.
+    following.add_done_callback(lambda _: ended.set())
     # Ready means that it knows where to: nobody is told of models that are missing by mistake.
     await asyncio.wait(
         {known_task := loop.create_task(known.wait()), _task(loop, ended)},
@@ -105,9 +108,7 @@ async def _run(host: str, port: int) -> None:
     )
     known_task.cancel()
     front = Front(room, Exchanges(room), begun, told, door)
-    server = await loop.create_server(
-        lambda: Inbound(front.answer, clients), host, port, backlog=1024
-    )
+    server = await loop.create_server(lambda: Inbound(front, clients), host, port, backlog=1024)
     async with server:
         work = [
             following,
@@ -119,33 +120,25 @@ async def _run(host: str, port: int) -> None:
         server.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
-                await asyncio.gather(*(client.answered() for client in clients))
+                await asyncio.gather(*(client.retire() for client in clients.everyone))
         for one in work:
             one.cancel()
-        for client in list(clients):
-            client.close()
+        await asyncio.gather(*(client.end() for client in clients.everyone))
         log.flush()
-
-
-def _door(host: str) -> Door:
-    name = socket.gethostname().lower()
-    return Door(os.environ.get(GATEWAY_TOKEN, ""), host, frozenset({name}))
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:
     return loop.create_task(event.wait())
 
 
-async def _sweep(clients: set[Inbound]) -> None:
+async def _sweep(clients: Clients) -> None:
     """Close connections that are slow on purpose, or asleep."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(SWEEP)
         now = loop.time()
-        for client in list(clients):
-            limit = READS if client.in_the_middle else IDLE
-            if client.reads and now - client.since > limit:
-                client.close()
+        for client in list(clients.everyone):
+            client.look(now)
 
 
 async def _want(room: Room, waited: asyncio.Event) -> None:
@@ -168,10 +161,9 @@ async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     while True:
         now = figures.as_json(room, loop.time())
-        if now != before:
-            before = now
-            await link.tell(now)
-        pause = REPORT if figures.lively else REST if figures.settles else None
+        told = now == before or await link.tell(now)
+        before = now if told else before
+        pause = REPORT if figures.lively or not told else REST if figures.settles else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await stirred.wait()

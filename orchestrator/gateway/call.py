@@ -34,6 +34,12 @@ class Call:
     light: bool = False
     """It only asks how an instance is, and need not wait for one that is busy."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it does no harm to send it once more: it asks for an answer, not for a deed."""
+        asks = self.body is not None or self.span is not None
+        return asks or self.request.method in (b"GET", b"HEAD", b"OPTIONS")
+
     def translated(self, target: Target) -> Asked | None:
         """The request in the words of the target, where it does not know those of the client.
 

@@ -32,9 +32,6 @@ from orchestrator.gateway.room import (
 )
 from orchestrator.gateway.table import Route, Table, Target
 
-CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
-"""Headers of a client that go no further: what lets it in here is nobody else's."""
-
 ATTEMPTS = 4
 """Times that one leg of a request is sent, to whoever serves it then."""
 
@@ -123,19 +120,19 @@ class Exchanges:
         now = asyncio.get_running_loop().time()
         if leg.route.slow is not None and "slow" in leg.falls:
             leg.until = now + leg.route.slow
-        lost = ""
+        lost, sent = "", True
         for attempt in range(ATTEMPTS):
             seat = await self._seat(inbound, call, leg)
             try:
                 await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS)
                 return
             except LostError as error:
-                lost = f"{seat.target.name}: {error}"
-                self.room.shun(seat.target.name)
+                lost, sent = f"{seat.target.name}: {error}", error.sent
+                self.room.shun(seat.target)
             finally:
                 self.room.leave(seat)
-            if seat.target.is_cloud:
-                # What was sent may have been worked on, and is paid for.
+            if seat.target.is_cloud or (sent and not call.repeatable):
+                # What was sent may have been worked on: it is paid for, or done.
                 break
             call.record.retried.append(seat.target.name)
         raise _NextError("failing", 502, "lost", lost)
@@ -202,7 +199,7 @@ class Exchanges:
             raise _NextError("failing", 503, "other-protocol", message)
         try:
             async with asyncio.timeout_at(leg.until):
-                outbound, head = await self._answer(_to_send(call, seat, asked), target, leg)
+                outbound, head = await self._answer(call, _to_send(call, seat, asked), target, leg)
         except TimeoutError:
             message = f"{leg.route.name} has not answered within {leg.route.slow:g} s"
             raise _NextError("slow", 504, "slow", message) from None
@@ -214,9 +211,12 @@ class Exchanges:
             raise
         self.pool.give_back(target.address, outbound, tls=target.tls, verified=target.is_cloud)
 
-    async def _answer(self, data: bytes, target: Target, leg: _Leg) -> tuple[Outbound, Head]:
+    async def _answer(
+        self, call: Call, data: bytes, target: Target, leg: _Leg
+    ) -> tuple[Outbound, Head]:
         """The head of the answer; where slowness counts, once the body has begun, too."""
-        fresh = False
+        # What cannot be sent twice is not sent where nobody may read it any more.
+        fresh = not call.repeatable
         while True:
             outbound = await self.pool.connect(
                 target.address, tls=target.tls, verified=target.is_cloud, fresh=fresh
@@ -260,9 +260,12 @@ class Exchanges:
         except LostError as lost:
             call.record.lost = True
             reply.broken(f"{target.name} broke off: {lost}")
+        except asyncio.CancelledError:
+            if not inbound.gone:
+                reply.broken("the gateway ends")
+            raise
         else:
             reply.end()
-            await inbound.drained()
         finally:
             inbound.on_writable = _nothing
 
@@ -279,7 +282,7 @@ class Exchanges:
         if first.status in (429, 503):
             again = AGAIN_AFTER if first.again is None else min(max(first.again, 1.0), LONGEST)
             more.append((b"retry-after", b"%d" % math.ceil(again)))
-        inbound.write(answers.error(call.protocol, first.status, first.code, message, hint, *more))
+        inbound.say(answers.error(call.protocol, first.status, first.code, message, hint, *more))
 
 
 def _affinity(call: Call, leg: _Leg) -> Key | None:
@@ -323,7 +326,6 @@ def _to_send(call: Call, seat: Seat, asked: Asked | None) -> bytes:
     """The request as this target is to see it."""
     target, request = seat.target, call.request
     more: Headers = [(b"x-request-id", call.record.id.encode())]
-    more += [(name, b"") for name in CREDENTIALS]
     if target.key:
         more.append((b"authorization", b"Bearer " + target.key.encode()))
     path = call.path

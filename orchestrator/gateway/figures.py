@@ -172,16 +172,20 @@ class Figures:
     )
     _own: Counter[str] = field(default_factory=Counter[str])
     _open: set[Record] = field(default_factory=set[Record])
+    _stirred_at: float = float("-inf")
+    _told_at: float = 0.0
     _speed: Rises = field(default_factory=lambda: Rises(SPEED))
     _lately: Rises = field(default_factory=lambda: Rises(LATELY, SPEED))
 
     def begin(self, record: Record) -> None:
         """A request has come."""
         self._open.add(record)
+        self._stirred_at = record.began
 
     def add(self, record: Record, now: float) -> None:
         """A request is over."""
         self._open.discard(record)
+        self._stirred_at = now
         tokens = record.tokens()
         prompt, generated = tokens.prompt or 0, tokens.generated or 0
         self._whole.add(record, prompt, generated, now)
@@ -198,8 +202,10 @@ class Figures:
 
     @property
     def lively(self) -> bool:
-        """Whether what is told may change at any moment."""
-        return bool(self._open) or self._whole.took.recent
+        """Whether what is told may change at any moment: something was just before it was told
+        last, or has been since."""
+        was = self._stirred_at > self._told_at - SPEED
+        return was or bool(self._open) or self._whole.took.recent
 
     @property
     def settles(self) -> bool:
@@ -209,6 +215,7 @@ class Figures:
     def as_json(self, room: Room, now: float) -> dict[str, Any]:
         """What `core.figures` reads. Instances and names are those of the table in force."""
         self._measure(now)
+        self._told_at = now
         waiting, in_flight = room.waiting_for(), room.in_flight()
         table, whole = room.table, self._whole
         return {

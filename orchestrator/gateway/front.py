@@ -15,7 +15,7 @@ from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, form, listing
 from orchestrator.gateway.call import Call
-from orchestrator.gateway.door import Door, Refused
+from orchestrator.gateway.door import Door, Refused, is_preflight
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request, document, text
@@ -26,6 +26,15 @@ from orchestrator.gateway.table import Aim, Route, Table
 
 HEALTH = ("/health", "/healthz")
 """Whether it turns: asked by the daemon again and again, so not worth a line."""
+
+OPEN = ("/", *HEALTH)
+"""What is answered without a token: nothing of it is anybody's."""
+
+MAX_VALUES = 2_000_000
+"""Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
+
+_ID = re.compile(r"[!-~]{1,128}")
+"""What a request may be called by its client."""
 
 GREETING = "Ollama is running"
 """What clients of Ollama look for at `/` before they ask for anything."""
@@ -82,13 +91,22 @@ class Front:
     told: Callable[[Record, Request], None]
     door: Door = field(default_factory=Door)
 
+    def refusal(self, request: Request) -> bytes | None:
+        """The answer to a request that is not let in."""
+        why = self.door.refusal(request, is_open=request.path in OPEN)
+        if why is None:
+            return None
+        record = self._record(request)
+        record.status = why.status
+        self.told(record, request)
+        return answers.error(answers.protocol_of(request), *why, *record.marks)
+
     async def answer(self, inbound: Inbound, request: Request) -> None:
-        """Write the answer to one request."""
-        loop = asyncio.get_running_loop()
-        record = Record(loop.time(), _id(request.header(b"x-request-id")), inbound.peer)
-        record.marks = [(b"x-request-id", record.id.encode()), *self.door.marks(request)]
+        """Write the answer to one request that was let in."""
+        record = self._record(request)
+        record.client = inbound.peer
         if request.path in HEALTH:
-            self._say(inbound, record, {"status": "ok"}, request)
+            self._say(inbound, record, {"status": "ok"})
             return
         self.begun(record)
         try:
@@ -101,31 +119,27 @@ class Front:
         finally:
             self.told(record, request)
 
+    def _record(self, request: Request) -> Record:
+        """A request begins. What its client calls it is kept, where that can go anywhere."""
+        given = request.header(b"x-request-id").decode("latin-1")
+        known_as = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        record = Record(asyncio.get_running_loop().time(), known_as)
+        record.marks = [(b"x-request-id", known_as.encode()), *self.door.marks(request)]
+        return record
+
     async def _answer(self, inbound: Inbound, request: Request, record: Record) -> None:
         path = request.path
         looks = request.method in (b"GET", b"HEAD")
-        if request.method == b"OPTIONS" and request.header(b"access-control-request-method"):
-            self._allow(inbound, request, record)
-            return
-        refused = self.door.preflight(request) if path == "/" else self.door.refusal(request)
-        if refused is not None:
-            self._refuse(inbound, request, record, refused)
+        if is_preflight(request):
+            record.status = 204
+            inbound.say(text(204, "", *record.marks, *self.door.allowances(request)))
         elif looks and path == "/":
             record.status = 200
-            inbound.write(text(200, GREETING, *record.marks, empty=request.method == b"HEAD"))
+            inbound.say(text(200, GREETING, *record.marks))
         elif looks and (said := self._list(request)) is not None:
-            self._say(inbound, record, said, request)
+            self._say(inbound, record, said)
         else:
             await self._pass_on(inbound, request, record)
-
-    def _allow(self, inbound: Inbound, request: Request, record: Record) -> None:
-        """A browser asks whether a page may ask."""
-        refused = self.door.preflight(request)
-        if refused is not None:
-            self._refuse(inbound, request, record, refused)
-            return
-        record.status = 204
-        inbound.write(text(204, "", *record.marks, *self.door.allowances(request)))
 
     def _list(self, request: Request) -> Json | None:
         """What there is, or one of it, where that is what the path asks for."""
@@ -153,7 +167,7 @@ class Front:
             only_ollama = [t.engine == "ollama" for _, t in self.room.table.aims(call.route)]
             if not all(only_ollama):
                 said = listing.show(self.room.table, call.route)
-                self._say(inbound, record, said, request)
+                self._say(inbound, record, said)
                 return
             call.route = Route(call.route.name, call.route.aims)
         call.priority = visitor.priority
@@ -191,7 +205,8 @@ class Front:
         _, _, name, *rest = path.split(b"/", 3)
         known = unquote(name.decode("latin-1"))
         targets = [one for one in self.room.table.targets.values() if not one.is_cloud]
-        aims = tuple(Aim(one.name) for one in targets if known in (one.name, one.replica_of))
+        meant = [one for one in targets if known and known in (one.name, one.replica_of)]
+        aims = tuple(Aim(one.name) for one in meant)
         if not aims:
             hint = f"one of: {listed([one.name for one in targets])}"
             raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
@@ -218,14 +233,14 @@ class Front:
             raise RefusedError(400, "no-model", "the request names no model", self._known())
         return routes[0]
 
-    def _say(self, inbound: Inbound, record: Record, body: Json, request: Request) -> None:
+    def _say(self, inbound: Inbound, record: Record, body: Json) -> None:
         record.status = 200
-        inbound.write(document(200, body, *record.marks, empty=request.method == b"HEAD"))
+        inbound.say(document(200, body, *record.marks))
 
     def _refuse(self, inbound: Inbound, request: Request, record: Record, why: Refused) -> None:
         record.status = why.status
         protocol = answers.protocol_of(request)
-        inbound.write(
+        inbound.say(
             answers.error(protocol, why.status, why.code, why.message, why.hint, *record.marks)
         )
 
@@ -244,6 +259,8 @@ def _check_path(request: Request) -> None:
 
 
 def _json(request: Request) -> Json:
+    if _has_too_many_values(request.body):
+        raise RefusedError(413, "too-large", "the body has too many values")
     try:
         parsed: Any = json.loads(request.body)
     except (ValueError, RecursionError) as error:
@@ -253,10 +270,6 @@ def _json(request: Request) -> Json:
     return cast("Json", parsed)
 
 
-def _id(given: bytes) -> str:
-    """The client's own, where it can stand in a header and in a line; else one of ours."""
-    text = given.decode("latin-1")
-    return text if _SANE.fullmatch(text) else secrets.token_hex(8)
-
-
-_SANE = re.compile(r"[!-~]{1,128}")
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether the JSON could take many times the memory of its text."""
+    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES

@@ -45,9 +45,9 @@ async def _follow_one(take: Callable[[Table, dict[str, Any]], None], path: str) 
         writer.close()
 
 
-async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> None:
-    """Hand the daemon what is under way. Nobody there to be told is no error."""
-    await _post(b"/v1/gateway/figures", figures, path)
+async def tell(figures: dict[str, Any], *, path: str = SOCKET) -> bool:
+    """Hand the daemon what is under way. Nobody there to be told is no error; False then."""
+    return await _post(b"/v1/gateway/figures", figures, path)
 
 
 async def want(instance: str, *, path: str = SOCKET) -> None:
@@ -55,7 +55,7 @@ async def want(instance: str, *, path: str = SOCKET) -> None:
     await _post(b"/v1/gateway/want", {"instance": instance}, path)
 
 
-async def _post(route: bytes, what: dict[str, Any], path: str) -> None:
+async def _post(route: bytes, what: dict[str, Any], path: str) -> bool:
     body = json.dumps(what, separators=(",", ":")).encode()
     head = (
         b"POST " + route + b" HTTP/1.0\r\nHost: localhost\r\n"
@@ -65,6 +65,7 @@ async def _post(route: bytes, what: dict[str, Any], path: str) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         try:
             writer.write(head + body)
-            await reader.read()
+            return b" 200 " in (await reader.read()).partition(b"\r\n")[0]
         finally:
             writer.close()
+    return False

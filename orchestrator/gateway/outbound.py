@@ -19,6 +19,9 @@ KEPT = 2
 KEPT_FOR = 2.0
 """Seconds: less than the 5 s after which llama-server closes an idle one."""
 
+MAX_HEAD = 256 << 10
+"""Bytes of the head of an answer, and of what is between the pieces of its body."""
+
 CONNECT = 5.0
 """Seconds to connect: it is this machine, or a server that is in trouble."""
 
@@ -29,7 +32,12 @@ Key = tuple[str, int, bool, bool]
 
 
 class LostError(Exception):
-    """The instance closed the connection, or answered what is no HTTP."""
+    """The instance closed the connection, or answered what is no HTTP. `sent` is False where it has
+    seen nothing of the request."""
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 @dataclass(slots=True)
@@ -59,6 +67,8 @@ class Outbound(asyncio.Protocol):
         self._on_body: Callable[[bytes], None] | None = None
         self._early: list[bytes] = []
         self._busy = False
+        self._bodiless = False
+        self._unheeded = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -79,6 +89,7 @@ class Outbound(asyncio.Protocol):
         self._busy = True
         # Its answer has a length and no body, which the parser does not know.
         self._bodiless = data.startswith(b"HEAD ")
+        self._unheeded = 0
         self.reusable = False
         if self._transport is None:
             self._fail(LostError("the connection is closed"))
@@ -128,15 +139,19 @@ class Outbound(asyncio.Protocol):
             # Nobody has asked: whatever that is, it is no answer to the next question.
             self.close()
             return
+        self._unheeded += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(LostError(f"its answer is no HTTP: {error}"))
             self.close()
+        if self._unheeded > MAX_HEAD and self._busy:
+            self._fail(LostError("its answer has no end of a head"))
+            self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (its name is asyncio's)
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._busy and self._head.done() and not self._framed():
+        if self._busy and self._head.done() and exc is None and not self._framed():
             # Without a length, the end of the connection is the end of the answer.
             self._done()
         self._fail(LostError("the connection was closed"))
@@ -153,19 +168,28 @@ class Outbound(asyncio.Protocol):
                 # Whoever gave up before is not told once more.
                 future.exception()
 
+    def on_message_begin(self) -> None:
+        if not self._busy:
+            # One question, one answer: what comes behind it was not asked for.
+            self.close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._head.done():
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers = []
-        elif not self._head.done():
+        elif self._busy and not self._head.done():
             self._head.set_result(Head(status, self._headers))
             if self._bodiless:
                 self._done()
 
     def on_body(self, body: bytes) -> None:
+        self._unheeded = 0
+        if not self._busy:
+            return
         if self._on_body is not None:
             self._on_body(body)
         else:
@@ -174,13 +198,16 @@ class Outbound(asyncio.Protocol):
                 self._begun.set_result(None)
 
     def on_message_complete(self) -> None:
-        if self._head.done():
-            self.reusable = self._parser.should_keep_alive() and self.alive
+        if self._busy and self._head.done():
+            # An answer to half a question: the other half would be taken for the next one.
+            whole = self._transport is not None and not self._transport.get_write_buffer_size()
+            self.reusable = whole and self.alive and self._parser.should_keep_alive()
             self._done()
 
     def _done(self) -> None:
         self._busy = False
         self.used = True
+        self.resume()
         if not self._end.done():
             self._end.set_result(None)
 
@@ -209,7 +236,8 @@ class Pool:
                 _, made = await loop.create_connection(Outbound, *address, ssl=context)
         except (OSError, TimeoutError, ssl.SSLError) as error:
             why = str(error) or "not in time"
-            raise LostError(f"nothing answers at {address[0]}:{address[1]}: {why}") from error
+            message = f"nothing answers at {address[0]}:{address[1]}: {why}"
+            raise LostError(message, sent=False) from error
         return made
 
     def give_back(

@@ -15,8 +15,9 @@ from orchestrator.gateway.ollama_say import Asker, Say, say
 from orchestrator.gateway.outbound import Head
 from orchestrator.gateway.table import Target
 
-OURS = b"access-control-"
-"""Headers that are the gateway's to say: which pages may read an answer."""
+OURS = (b"access-control-", b"x-request-id", b"x-orchestrate-instance")
+"""Beginnings of headers that are the gateway's to say: which pages may read an answer, and whose it
+is."""
 
 
 class Reply:
@@ -29,14 +30,17 @@ class Reply:
         self._inbound, self._call, self._head, self._target = inbound, call, head, target
         self._loop = asyncio.get_running_loop()
         self._say = self._say_of(asked) if asked is not None else None
-        self._begun = call.begun
-        self._chunked = call.begun and call.request.chunked_is_known
+        self._begun = False
+        self._chunked = False
         self._tail = b""
         call.record.target, call.record.status = target.name, head.status
         self._flow = call.record.watch(
             call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
         )
-        if self._say is None and not self._begun:
+        if call.begun:
+            # It has begun as a stream while nobody served it.
+            self._begun, self._chunked = True, call.request.chunked_is_known
+        elif self._say is None:
             self._begin()
 
     def write(self, piece: bytes) -> None:
@@ -94,7 +98,7 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
-        self._inbound.write(head_bytes(status, headers + self._framing(length)))
+        self._inbound.say(head_bytes(status, headers + self._framing(length)))
 
     def _framing(self, length: bytes) -> Headers:
         """How the end of the answer is told."""

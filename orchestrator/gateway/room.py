@@ -23,7 +23,8 @@ UNKNOWN_SLOTS = 64
 """Requests at once to a server that does not say how many it takes."""
 
 SHUNNED = 1.0
-"""Seconds for which a target that has just broken a connection is the last choice."""
+"""Seconds for which nothing is sent to a process that has just broken a connection. Whether it has
+ended the daemon knows sooner: then the next process is what is waited for."""
 
 FOR_EACH_SLOT = 64
 """How many may wait for each slot of a target, where nothing else is said."""
@@ -95,6 +96,7 @@ class Seat:
     since: float
     """When it was taken."""
     light: bool = False
+    """It is only looked at, which is no use of it."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,9 @@ class Room:
     """When each target was at work last, by the boot clock."""
     _of_client: Counter[str] = field(default_factory=Counter[str])
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
-    _shunned: dict[str, float] = field(default_factory=dict[str, float])
+    _shunned: dict[tuple[str, str], asyncio.TimerHandle] = field(
+        default_factory=dict[tuple[str, str], asyncio.TimerHandle]
+    )
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _turns: Turns = field(default_factory=Turns)
     _pace: dict[str, float] = field(default_factory=dict[str, float])
@@ -132,8 +136,7 @@ class Room:
         key: Key | None = None,
     ) -> Seat:
         """A seat at one of what is wanted, now or when one is free; alike `key`s go to the same.
-        `light`: it only asks how the target is, so it waits for no slot, wakes nothing, and is no
-        use of it.
+        `light`: it only asks how the target is, so it waits for no slot, and starts nothing.
 
         Raises `HopelessError` when none of it can come, `FullError`, `LateError`.
         """
@@ -185,9 +188,16 @@ class Room:
         self._call_next()
         self.on_leave(seat.target)
 
-    def shun(self, target: str) -> None:
-        """It broke a connection: others first, until the daemon says more."""
-        self._shunned[target] = asyncio.get_running_loop().time() + SHUNNED
+    def shun(self, target: Target) -> None:
+        """It broke a connection: others first, and where there are none, it is given a moment."""
+        loop, seats = asyncio.get_running_loop(), target.seats
+        if (before := self._shunned.pop(seats, None)) is not None:
+            before.cancel()
+        self._shunned[seats] = loop.call_later(SHUNNED, self._forgive, seats)
+
+    def _forgive(self, seats: tuple[str, str]) -> None:
+        del self._shunned[seats]
+        self._call_next()
 
     def update(self, table: Table) -> None:
         """Another table is in force: some may go on now, others need not wait any more."""
@@ -301,15 +311,10 @@ class Room:
         return next((choice for choice in choices if choice[1].serves), None)
 
     def _free(self, choices: Sequence[Choice], key: Key | None) -> Choice | None:
-        """One that serves and has a free slot; what has just broken a connection only where there
-        is no other."""
+        """One that serves and has a free slot, and has not just broken a connection."""
         serving = [one for one in choices if one[1].serves and one[0].weight > 0]
         if self._shunned:
-            now = asyncio.get_running_loop().time()
-            sound = [one for one in serving if self._shunned.get(one[1].name, 0.0) <= now]
-            chosen = self._turns.choose(sound, self._load, key)
-            if chosen is not None or len(sound) == len(serving):
-                return chosen
+            serving = [one for one in serving if one[1].seats not in self._shunned]
         return self._turns.choose(serving, self._load, key)
 
     def _load(self, target: Target) -> float:

@@ -42,6 +42,20 @@ class Logs:
             os.replace(path, self.path(name, 1))
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
+    def take_over(self, name: str, other: str, pid: int) -> None:
+        """The log of `other`, where that is what a process writes to, is the one of `name` from now
+        on; whoever still writes to the former goes on in `.1`.
+
+        Raises OSError.
+        """
+        source, path = self.path(other), self.path(name)
+        if not _writes_to(pid, source):
+            return
+        if os.path.exists(path):
+            self._shift(name)
+            os.replace(path, self.path(name, 1))
+        os.replace(source, path)
+
     def _shift(self, name: str) -> None:
         for back in range(KEEP - 1, 0, -1):
             if os.path.exists(self.path(name, back)):
@@ -80,6 +94,14 @@ class Logs:
             except OSError:
                 continue
         return None
+
+
+def _writes_to(pid: int, path: str) -> bool:
+    """Whether it is the very file that a process writes its output to."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/1"), os.stat(path))
+    except OSError:
+        return False
 
 
 def tail(fd: int, lines: int, *, limit: int = 1 << 20) -> bytes:

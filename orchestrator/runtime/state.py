@@ -26,6 +26,7 @@ from pydantic_core import to_json
 from orchestrator.core.event import Event
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.status import InstanceStatus, Observed
+from orchestrator.core.successor import family
 
 SCHEMA = 1
 KEEP_EVENTS = 10_000
@@ -226,9 +227,9 @@ class Store:
     ) -> tuple[list[dict[str, Any]], int | None]:
         """The first so many events after an id, and the id to go on from; None at the end."""
         rows = self._db.execute(
-            "SELECT id, data FROM events WHERE id > ? AND (? = '' OR instance = ?)"
+            "SELECT id, data FROM events WHERE id > ? AND (? = '' OR instance IN (?, ?, ?))"
             " ORDER BY id LIMIT ?",
-            (after, instance, instance, most),
+            (after, instance, *family(instance), most),
         ).fetchall()
         found = _readable(data for _, data in rows)
         return found, rows[-1][0] if len(rows) == most else None
@@ -236,9 +237,9 @@ class Store:
     def id_before(self, last: int, *, instance: str) -> int:
         """The id after which there are the `last` so many events; 0 where there are not more."""
         row = self._db.execute(
-            "SELECT id FROM events WHERE (? = '' OR instance = ?)"
+            "SELECT id FROM events WHERE (? = '' OR instance IN (?, ?, ?))"
             " ORDER BY id DESC LIMIT 1 OFFSET ?",
-            (instance, instance, last),
+            (instance, *family(instance), last),
         ).fetchone()
         return row[0] if row else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels, marks_of
 from orchestrator.control.executor import Executor
 from orchestrator.control.monitor import Watched
-from orchestrator.core.cause import Cause
+from orchestrator.core.cause import Cause, Evidence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import Command, Endpoint, InputFile, InstanceSpec
 from orchestrator.errors import StartError
@@ -89,7 +90,7 @@ async def _watched(folder: Path, program: str, meanwhile: Callable[[Watched], An
             owner=("ORCHESTRATE_TEST", "a"),
             log=log.fileno(),
         )
-    watched = Watched("a", "s1", running, 0.0, lambda: spec)
+    watched = Watched("a", "s1", running, 0.0, lambda _: spec)
     meanwhile(watched)
     await monitor.watch(watched, bus=bus, logs=Logs(str(folder)))
     return [item for item in bus.drain() if isinstance(item, Event)]
@@ -118,6 +119,29 @@ def test_what_was_condemned_does_not_wait_for_a_port(
     monkeypatch.setattr(monitor, "judge", lambda _: taken)
     events = asyncio.run(_watched(tmp_path, "exit 3", lambda watched: watched.condemned.set()))
     assert (events[-1].data["waits"], events[-1].data["permanent"]) == (False, False)
+
+
+@pytest.mark.parametrize("hung", [True, False])
+def test_an_end_that_was_asked_for_is_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hung: bool
+) -> None:
+    """Its successor waits for it; but of one that hangs it is to be known what it hangs on."""
+    looked: list[InstanceSpec] = []
+
+    def noted(spec: InstanceSpec, *rest: Any, **more: Any) -> Evidence:
+        looked.append(spec)
+        return gather(spec, *rest, **more)
+
+    def end(watched: Watched) -> None:
+        if hung:
+            watched.condemned.set()
+        watched.process.signal(signal.SIGTERM)
+
+    monkeypatch.setattr(monitor, "gather", noted)
+    events = asyncio.run(_watched(tmp_path, "exec sleep 60", end))
+    assert (events[-1].type, events[-1].data["signal"]) == (EventType.EXITED, signal.SIGTERM)
+    assert events[-1].data["ended"] == "killed by SIGTERM"
+    assert bool(looked) is hung
 
 
 def _an_executor(folder: Path, spec: InstanceSpec) -> Executor:
@@ -152,14 +176,12 @@ def test_a_process_that_is_gone_is_not_kept_whatever_goes_wrong(
             raise OSError(24, "Too many open files")
 
         monkeypatch.setattr(monitor, "watch", broken)
-        made._processes["a"] = running
-        watched = Watched("a", "s1", running, 0.0, lambda: spec)
-        made._retuned["a"] = watched.retuned
+        made._watched["a"] = watched = Watched("a", "s1", running, 0.0, lambda _: spec)
         with suppress(OSError):
             await made._watch_to_the_end(watched)
         # As long as it runs it has to be there for a stop.
         assert made.idle == ended
-        assert ("a" in made._retuned) == (not ended)
+        assert ("a" in made._watched) == (not ended)
         await process.stop(running, grace=5.0)
 
     asyncio.run(story())

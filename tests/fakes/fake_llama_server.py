@@ -8,6 +8,7 @@
     mute            accepts connections, and answers none; `mute=PATH`: once that file is there
     toil=PATH       answers nothing once that file is there, and computes as hard as it can
     sick=PATH       answers /health with 500 once that file is there
+    hold=PATH       answers anything else only once that file is there
     refuse=STATUS   is ready, and answers all else with this status
     cut             is ready, and closes the connection of whoever asks for more
     late=SECONDS    is ready, and takes so long for the head of any other answer
@@ -22,6 +23,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,14 +66,25 @@ def serve(listener: socket.socket, words: dict[str, str]) -> None:
         if "mute" in words and (not words["mute"] or os.path.exists(words["mute"])):
             kept.append(connection)
             continue
+        asked = connection.recv(65536).partition(b"\r\n")[0]
+        if "hold" in words and b" /health" not in asked:
+            threading.Thread(target=hold, args=(connection, words["hold"]), daemon=True).start()
+            continue
         with connection:
-            asked = connection.recv(65536).partition(b"\r\n")[0]
             if b" /health" not in asked:
                 misbehave(connection, words)
                 continue
             sick = "sick" in words and os.path.exists(words["sick"])
             line = b"500 Internal Server Error" if sick else b"200 OK"
             connection.sendall(b"HTTP/1.1 " + line + HEAD + b"{}")
+
+
+def hold(connection: socket.socket, path: str) -> None:
+    """A request that takes its time, while others are answered."""
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    with connection:
+        connection.sendall(b"HTTP/1.1 200 OK" + HEAD + b"{}")
 
 
 def misbehave(connection: socket.socket, words: dict[str, str]) -> None:

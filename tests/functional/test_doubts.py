@@ -48,10 +48,11 @@ def test_it_is_never_in_the_way(world: World) -> None:
 
 
 def test_a_gateway_that_others_reach_asks_for_a_token(world: World) -> None:
-    world.env["GATEWAY_TOKEN"] = "s3cret"
+    world.env.update(GATEWAY_TOKEN="s3cret", TOKEN_OF_A="s3cret of a")
     texts = {
         "open.yaml": "gateway: {port: 8080, host: 0.0.0.0}\n",
         "guarded.yaml": "gateway: {port: 8080, host: 0.0.0.0, token: '${env:GATEWAY_TOKEN}'}\n",
+        "known.yaml": "gateway: {port: 1, host: '::', tokens: {a: {token: '${env:TOKEN_OF_A}'}}}\n",
         "near.yaml": "gateway: {port: 8080, host: 127.0.0.2}\n",
         "far.yaml": "gateway: {port: 8080, host: 203.0.113.9}\n",
     }
@@ -62,4 +63,4 @@ def test_a_gateway_that_others_reach_asks_for_a_token(world: World) -> None:
 
     assert "open.yaml:1:29: whoever reaches 0.0.0.0 may use every model" in said["open.yaml"]
     assert "203.0.113.9 is no address of this machine: the gateway could" in said["far.yaml"]
-    assert (said["guarded.yaml"], said["near.yaml"]) == ("", "")
+    assert [said[f"{name}.yaml"] for name in ("guarded", "known", "near")] == [""] * 3

@@ -158,7 +158,7 @@ def test_requests_past_the_gateway_are_use_as_well(world: Gate) -> None:
 
 def test_the_least_recently_used_makes_room_and_never_what_is_pinned(world: Gate) -> None:
     world.env["ORCHESTRATE_MEMORY"] = "1GiB"
-    big = {"resources": {"memory": "400MiB"}}
+    big: dict[str, Any] = {"resources": {"memory": "400MiB"}}
     world.declare(
         {
             "old": on_demand(**big, pin=True),

@@ -312,3 +312,13 @@ def test_two_gateways_are_one_too_many(world: World) -> None:
     assert error["path"] == "gateway"
     assert error["message"].startswith("the gateway is declared differently in ")
     assert error["line"] > 1 or error["column"] == 1
+
+
+def test_what_rests_until_it_is_asked_for_is_asked_and_not_fallen_back_from(world: World) -> None:
+    gateway = applied(
+        world,
+        {"a": {"start": "on-demand"}, "b": None},
+        {"routes": {"chat": {"to": ["a"], "fallback": ["b"]}}},
+    )
+    assert pids(world)["a"] is None
+    assert gateway.served_by("chat") == "a"

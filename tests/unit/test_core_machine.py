@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from orchestrator.core.event import EventType
 from orchestrator.core.spec import OnDemand
+from orchestrator.core.successor import next_of, old_of
 from tests import core_laws
 from tests.core_wishes import BAD, GOOD, MEMORY, MODELS, NAMES, OLLAMA, OTHER, PORTS, Wish
 from tests.core_world import World
@@ -35,6 +36,7 @@ TURNS = 400
 """In which a world that is left alone has to come to rest."""
 
 names = st.sampled_from(NAMES)
+anybody = st.sampled_from([*NAMES, *map(next_of, NAMES), *map(old_of, NAMES)])
 instants = st.sampled_from([0.0, 0.3, 1.0, 4.0, 11.0, 700.0, 1e5])
 nth = st.integers(0, 5)
 
@@ -69,6 +71,7 @@ class Story(RuleBasedStateMachine):
         on_demand=st.sampled_from(
             [None, OnDemand(), OnDemand(9.0), OnDemand(9.0, pin=True), OnDemand(9.0, preload=True)]
         ),
+        strategy=st.sampled_from(["stop-first", "start-first"]),
         renew=st.booleans(),
     )
     def declares(
@@ -81,6 +84,7 @@ class Story(RuleBasedStateMachine):
         borrows: bool,
         memory: int | None,
         on_demand: OnDemand | None,
+        strategy: str,
         renew: bool,
     ) -> None:
         ollama = name == OLLAMA
@@ -92,6 +96,8 @@ class Story(RuleBasedStateMachine):
             borrows=borrows and name == "c",
             memory=memory,
             on_demand=None if ollama else on_demand,
+            strategy=strategy,  # type: ignore[arg-type]
+            auto_port=strategy == "start-first",
         )
         self._wish(name, wish, renew=renew)
 
@@ -111,6 +117,9 @@ class Story(RuleBasedStateMachine):
                 {"on_failure": "keep"},
                 {"on_failure": "rollback"},
                 {"auto_port": True},
+                {"auto_port": True, "strategy": "start-first"},
+                {"auto_port": True, "strategy": "start-first", "on_failure": "keep"},
+                {"strategy": "stop-first"},
                 {"needs": ()},
                 {"preload": True},
                 {"models": MODELS},
@@ -142,7 +151,7 @@ class Story(RuleBasedStateMachine):
         ctx = BAD if bad else GOOD if was == OTHER else OTHER
         self._wish(name, replace(self.world.wishes[name], ctx=ctx), renew=False)
         for _ in range(12):
-            run = self.world.run_of(name)
+            run = self.world.run_of(next_of(name)) or self.world.run_of(name)
             if run is not None and run.state == "loading":
                 self.world.end(run, 1)
                 break
@@ -255,11 +264,11 @@ class Story(RuleBasedStateMachine):
     @rule(index=st.integers(0, 50))
     def mail_of_an_earlier_run_arrives(self, index: int) -> None:
         event = self.world.history[-1 - index % len(self.world.history)]
-        status = self.world.loop.observed.get(event.instance)
-        if status is None or status.start_id != event.data["start_id"]:
+        known = {status.start_id for status in self.world.loop.observed.values()}
+        if event.data["start_id"] not in known:
             self.world.bus.deliver(event)
 
-    @rule(reboot=st.booleans(), blind=st.booleans(), dead=st.sets(names))
+    @rule(reboot=st.booleans(), blind=st.booleans(), dead=st.sets(anybody))
     def the_daemon_dies(self, reboot: bool, blind: bool, dead: set[str]) -> None:
         self.world.runs = [run for run in self.world.runs if run.name not in dead]
         self.world.die_and_return(reboot=reboot, first_pass_blind=blind)

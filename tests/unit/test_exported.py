@@ -112,3 +112,9 @@ instances:
     assert found.reserved == DAEMON_MEMORY + GATEWAY_MEMORY + (6 << 30)
     assert found.limit == DAEMON_MEMORY + GATEWAY_MEMORY + (12 << 30)
     assert of(text.replace(", resources: {memory: 1GiB}", "")).reserved is None
+
+
+def test_each_of_its_replicas_takes_its_share() -> None:
+    found = of(GATEWAY.replace("a: {", "a: {replicas: 3, "))
+
+    assert found.reserved == DAEMON_MEMORY + GATEWAY_MEMORY + (5 << 30)

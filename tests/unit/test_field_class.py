@@ -41,7 +41,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "liveness": (LLAMA, {"interval": "1s"}),
     "restart": (LLAMA, {"policy": "never"}),
     "stop": (LLAMA, {"grace": "1s"}),
-    "update": (LLAMA, {"on_failure": "keep"}),
+    "update": ({**LLAMA, "port": "auto"}, {"on_failure": "keep", "strategy": "start-first"}),
     "limits": (LLAMA, {"cpu": {"warn": "80%"}}),
     "start": (LLAMA, "on-demand"),
     "idle": ({**LLAMA, "start": "on-demand"}, "15m"),

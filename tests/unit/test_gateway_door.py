@@ -16,6 +16,12 @@ def request(**headers: str) -> Request:
     return Request(b"POST", b"/v1/chat/completions", known, b"{}", True, True)
 
 
+def asking(**headers: str) -> Request:
+    """As a browser asks whether a page may ask."""
+    asked = request(access_control_request_method="POST", **headers)
+    return Request(b"OPTIONS", asked.target, asked.headers, b"", True, True)
+
+
 def code(door: Door, **headers: str) -> str:
     refused = door.refusal(request(**headers))
     return "" if refused is None else refused.code
@@ -44,9 +50,13 @@ def test_other_names_are_not(host: str) -> None:
     assert code(OPEN, host=host) == "wrong-host"
 
 
-def test_who_listens_to_the_world_is_called_as_the_world_likes() -> None:
-    assert code(Door(host="0.0.0.0"), host="llm.example:8080") == ""
-    assert code(Door(host="0.0.0.0"), origin="http://evil.example") == "wrong-origin"
+def test_other_names_and_pages_are_let_in_where_somebody_says_so() -> None:
+    door = Door()
+    door.update(["LLM.example"], ["https://App.example/"])
+
+    assert code(door, host="llm.example:8080") == ""
+    assert code(door, host="llm.example", origin="https://app.example") == ""
+    assert code(door, host="llm.example", origin="http://evil.example") == "wrong-origin"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +82,7 @@ def test_pages_of_this_machine_may_ask_and_read(origin: str) -> None:
 )
 def test_pages_of_others_may_not_whatever_they_send(origin: str) -> None:
     assert code(OPEN, host="localhost", origin=origin) == "wrong-origin"
-    assert OPEN.preflight(request(host="localhost", origin=origin)) is not None
+    assert OPEN.refusal(asking(host="localhost", origin=origin)) is not None
     assert OPEN.marks(request(origin=origin)) == []
 
 
@@ -84,5 +94,5 @@ def test_a_token_is_needed_and_is_enough() -> None:
     assert code(LOCKED, x_api_key="s3cret") == ""
     page = "https://app.example"
     assert code(LOCKED, authorization="bearer s3cret", origin=page, host="llm.example") == ""
-    assert LOCKED.preflight(request(origin=page)) is None
+    assert LOCKED.refusal(asking(origin=page)) is None
     assert (b"access-control-allow-origin", page.encode()) in LOCKED.marks(request(origin=page))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.gateway import room as room_module
 from orchestrator.gateway.choice import Choice
 from orchestrator.gateway.room import (
     FullError,
@@ -179,12 +180,26 @@ def test_who_leaves_while_waiting_takes_no_slot_along() -> None:
     play(scene())
 
 
-def test_what_broke_a_connection_is_the_last_choice() -> None:
+def test_what_broke_a_connection_is_given_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_module, "SHUNNED", 0.05)
+
     async def scene() -> None:
         room = Room(table=table(target("a", slots=9), target("b", slots=9)))
-        room.shun("a")
+        room.shun(room.table.targets["a"])
+        room.shun(room.table.targets["a"])
         names = {(await room.take(wants("a", "b"), client="x")).target.name for _ in range(5)}
         assert names == {"b"}
+        # With nobody else, it is waited for.
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        assert await waits(waiting)
+        assert (await waiting).target.name == "a"
+        # Another process of it has broken nothing.
+        room.shun(room.table.targets["a"])
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        assert await waits(waiting)
+        room.update(table(replace(target("a"), run="next")))
+        assert (await waiting).target.run == "next"
+        await asyncio.sleep(0.06)
 
     play(scene())
 
@@ -257,3 +272,103 @@ def test_who_only_asks_how_it_is_waits_for_no_slot() -> None:
             await room.take(wants("a"), client="y", light=True)
 
     asyncio.run(story())
+
+
+# --- on demand ------------------------------------------------------------------------------------
+
+
+def resting(name: str, **more: Any) -> Target:
+    address = ("127.0.0.1", 1)
+    row: dict[str, Any] = {"phase": "stopped", "reason": "idle", "rests": True, **more}
+    return Target(name, "llama-server", address, slots=1, on_demand=True, **row)
+
+
+def starting(name: str, within: float = 60.0) -> Target:
+    return resting(name, phase="starting", rests=False, starts_within=within)
+
+
+def test_what_is_at_rest_is_asked_for_while_somebody_waits_for_it() -> None:
+    async def scene() -> None:
+        told: list[str] = []
+        room = Room(table=table(resting("a"), resting("b")), on_wait=lambda: told.append("waits"))
+        assert room.wanted() == set()
+        waiting = [asyncio.create_task(room.take(wants("a"), client=c)) for c in "xy"]
+        assert await waits(waiting[0])
+        assert (room.wanted(), told) == ({"a"}, ["waits", "waits"])
+        # Another daemon knows nothing of it: its table says so.
+        room.update(table(resting("a"), resting("b")))
+        assert room.wanted() == {"a"}
+        room.update(table(starting("a"), resting("b")))
+        assert room.wanted() == set()
+        for one in waiting:
+            one.cancel()
+
+    play(scene())
+
+
+@pytest.mark.parametrize("other", [target("b"), starting("b"), target("b", phase="starting")])
+def test_nothing_is_asked_for_where_another_serves_or_comes(other: Target) -> None:
+    async def scene() -> None:
+        room = Room(table=table(resting("a"), other))
+        if other.serves:
+            await room.take(wants("b"), client="x")
+        waiting = asyncio.create_task(room.take(wants("a", "b"), client="x"))
+        assert await waits(waiting)
+        assert room.wanted() == set()
+        waiting.cancel()
+
+    play(scene())
+
+
+def test_a_start_has_the_time_that_starts_have_and_only_then_the_slots_theirs() -> None:
+    async def scene() -> None:
+        room = Room(deadline=0.01, table=table(starting("a")))
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        await asyncio.sleep(0.05)
+        assert await waits(waiting), "longer than it would wait for a slot"
+        room.update(table(target("a")))
+        seat = await waiting
+        late = asyncio.create_task(room.take(wants("a"), client="y"))
+        with pytest.raises(LateError):
+            await late
+        room.leave(seat)
+
+    play(scene())
+
+
+@pytest.mark.parametrize("now", [starting("a", within=0.02), resting("a")])
+def test_but_no_longer_than_a_start_may_take(now: Target) -> None:
+    async def scene() -> None:
+        room = Room(deadline=0.01, table=table(now))
+        with pytest.raises(LateError):
+            await room.take(wants("a"), client="x")
+
+    play(scene())
+
+
+def test_a_start_that_failed_is_told_at_once_though_it_is_tried_again() -> None:
+    async def scene() -> None:
+        room = Room(table=table(starting("a")))
+        waiting = asyncio.create_task(room.take(wants("a"), client="x"))
+        assert await waits(waiting)
+        failing = resting("a", phase="backoff", reason="crashed", rests=False, failing=True)
+        room.update(table(failing))
+        with pytest.raises(HopelessError) as error:
+            await waiting
+        assert error.value.targets[0].reason == "crashed"
+
+    play(scene())
+
+
+def test_who_only_looks_neither_starts_it_nor_uses_it() -> None:
+    async def scene() -> None:
+        room = Room(table=table(resting("a")))
+        with pytest.raises(HopelessError):
+            await room.take(wants("a"), client="x", light=True)
+        room.update(table(target("a")))
+        room.leave(await room.take(wants("a"), client="x", light=True))
+        assert room.used_at == {}
+        room.leave(await room.take(wants("a"), client="x"))
+        assert room.used_at["a"] > 0
+
+    play(scene())

@@ -10,7 +10,8 @@ import pytest
 from orchestrator.core.drift import describe, live_drift
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Verb, convergence, make_plan, preview, renewals
+from orchestrator.core.plan import Verb, convergence, make_plan
+from orchestrator.core.preview import preview, renewals
 from orchestrator.core.provision import kept_by, lacking
 from orchestrator.core.shared_store import in_use
 from orchestrator.core.spec import (

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Verb, convergence, make_plan, preview, renewals
+from orchestrator.core.plan import Verb, convergence, make_plan
+from orchestrator.core.preview import preview, renewals
 from orchestrator.core.spec import (
     Command,
     Desired,

@@ -154,6 +154,45 @@ def test_automatic_ports_are_those_held_and_nobody_elses() -> None:
     assert len(set(ports.values())) == 3
 
 
+def test_what_is_started_first_has_two_ports_that_nobody_else_has() -> None:
+    text = "instances:\n  b: {model: tiny}\n  a: {model: tiny, update: {strategy: start-first}}\n"
+    specs = resolved(text, held={"a": 18005, "a~next": 18005, "b": 18001}).file.specs
+    one = specs["a"]
+    assert one.alternate is not None
+    assert one.endpoint.port == 18005
+    assert one.alternate.endpoint.port not in (18005, 18001)
+    # The same in all but the port.
+    asked = str(one.alternate.endpoint.port)
+    words = [asked if word == "18005" else word for word in one.command.argv]
+    assert one.alternate.command == replace(one.command, argv=tuple(words))
+    assert specs["b"].alternate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        (
+            "instances:\n  a: {model: tiny, port: 1, update: {strategy: start-first}}\n",
+            "2:48",
+            "start-first needs `port: auto`: the next process has another port",
+        ),
+        (
+            "instances:\n  a: {engine: ollama, update: {strategy: start-first}}\n",
+            "2:42",
+            "start-first is for llama-server: two Ollama servers would share one store",
+        ),
+        (
+            "defaults: {llama-server: {update: {strategy: start-first}}}\n"
+            "instances:\n  a: {model: tiny}\n  b: {model: tiny, port: 1}\n",
+            "1:46",
+            "start-first needs `port: auto` for 'b': the next process has another port",
+        ),
+    ],
+)
+def test_what_cannot_be_started_first_is_refused(text: str, place: str, message: str) -> None:
+    assert (place, message) in found(text, StandIn())
+
+
 def test_which_engines_are_needed() -> None:
     text = "instances: {a: {model: x}, b: {model: x, binary: embedded}, c: {model: x}}"
     profile = parse_profile(text.encode(), file="p", env={}).profile

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Action, Verb, convergence, make_plan, preview, renewals
+from orchestrator.core.plan import Action, Verb, convergence, make_plan
+from orchestrator.core.preview import preview, renewals
 from orchestrator.core.spec import Command, Demand, Endpoint, InstanceSpec, UpdatePolicy
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
 

@@ -15,7 +15,8 @@ from orchestrator.cli.apply import (
 from orchestrator.cli.progress import LineProgress, LiveProgress, Speeds
 from orchestrator.cli.render import plan_lines
 from orchestrator.cli.status_table import models_table, status_table
-from orchestrator.core.plan import Plan, convergence, preview
+from orchestrator.core.plan import Plan, convergence
+from orchestrator.core.preview import preview
 from orchestrator.core.report import ProfileReport, instance_rows, status_document
 from orchestrator.core.spec import Built, Copied, Endpoint, ModelSet, ModelSpec, Pulled
 from orchestrator.core.status import (

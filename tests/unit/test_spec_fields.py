@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core.drift import input_drift, live_drift, restart_drift
 from orchestrator.core.field_class import LIVE, RESTART, SPEC_FIELDS
 from orchestrator.core.spec import (
+    Alternate,
     Awaited,
     Command,
     Demand,
@@ -57,6 +58,7 @@ OTHERS: dict[str, object] = {
     "gpus": (0,),
     "facts": ModelFacts(family="llama"),
     "gateway": GatewaySpec(waiting=1),
+    "alternate": Alternate(Command(("other",), {}, "/"), Endpoint("127.0.0.1", 9)),
     "on_demand": OnDemand(),
     "replica_of": "other",
 }
