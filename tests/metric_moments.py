@@ -9,10 +9,11 @@ from orchestrator.api.families import Moment, Sheet, filled, written
 from orchestrator.api.relay import Relayed
 from orchestrator.control.tally import Tally
 from orchestrator.core.admission import HOST, Budget, Room
+from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Convergence, Plan
+from orchestrator.core.plan import Plan
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
 from orchestrator.core.spec import GATEWAY, InstanceSpec, ModelSet, ModelSpec
 from orchestrator.core.status import (

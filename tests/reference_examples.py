@@ -9,10 +9,11 @@ from typing import Any
 
 from orchestrator.cli.finding import Finding
 from orchestrator.core.catalog import Metadata, Model, model_json
+from orchestrator.core.convergence import Convergence
 from orchestrator.core.drift import Drift
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import InstanceFigures, NameFigures, WholeFigures
-from orchestrator.core.plan import Action, Convergence, Plan, Verb
+from orchestrator.core.plan import Action, Plan, Verb
 from orchestrator.core.problem import Place, Problem
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
 from orchestrator.core.served import names_shown

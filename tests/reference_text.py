@@ -225,7 +225,8 @@ EVENTS = {
     "looked": "its models were looked at (streamed as JSON, not kept)",
     "health": "what a probe by inference found: `data.class` and `data.latency_s`; with the reason "
     "`steady`, and not kept, when the class is as before",
-    "alert": "it passes a limit, or its memory grows steadily: `data.alert` says which",
+    "alert": "it passes a limit, its memory grows steadily, or the gateway falls back often: "
+    "`data.alert` says which",
     "alert-over": "that has passed",
     "mended": "what it failed for, or waited for, is otherwise now: it is tried again at once",
     "promoted": "its successor is ready and has taken its place: until then that was called "
@@ -365,7 +366,7 @@ INSTANCE = {
     "health": "with `liveness: {mode: inference}` the `class` (`healthy`, `slow`, `down`) and the "
     "`latency_s` of the last probe, else null",
     "alerts": "what somebody should know, as long as it is so: `alert` (`memory`, `cpu`, "
-    "`restarts`, `leak`) and `message`",
+    "`restarts`, `leak`; of the gateway `fallbacks`) and `message`",
     "stale": "its model or program changed on disk: taken up by the next apply or restart",
     "command": "argv, secrets masked",
     "replica_of": "what the profile calls it and its like together; empty for what stands alone",

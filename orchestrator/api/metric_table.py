@@ -189,16 +189,16 @@ TABLE: dict[str, Meaning] = {
     "orchestrate_gateway_request_seconds": Meaning(
         "histogram", "From a request to the end of its answer", _INSTANCE, optional=_SERVED
     ),
-    "orchestrate_gateway_name_requests_total": Meaning(
+    "orchestrate_gateway_model_requests_total": Meaning(
         "counter",
         "Requests by the name that clients asked for; `other` for what nothing is called",
-        ("name",),
+        ("model",),
         optional=_GATEWAY,
     ),
     "orchestrate_gateway_fallbacks_total": Meaning(
         "counter",
         "Of these, those that something else than was asked for has answered",
-        ("name",),
+        ("model",),
         optional=_GATEWAY,
     ),
     "orchestrate_gateway_client_requests_total": Meaning(

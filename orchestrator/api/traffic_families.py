@@ -39,7 +39,7 @@ def filled(sheet: Sheet, document: Mapping[str, Any], figures: Figures | None) -
     names = [one["name"] for one in document["gateway"]["names"]]
     for name in dict.fromkeys([*names, OTHER]):
         row = figures.names.get(name, NameFigures())
-        sheet.put("orchestrate_gateway_name_requests_total", row.requests, name)
+        sheet.put("orchestrate_gateway_model_requests_total", row.requests, name)
         sheet.put("orchestrate_gateway_fallbacks_total", row.fallbacks, name)
     for name, row in figures.clients.items():
         sheet.put("orchestrate_gateway_client_requests_total", row.requests, name)

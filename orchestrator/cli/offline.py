@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.core.plan import Convergence, Plan
+from orchestrator.core.convergence import Convergence
+from orchestrator.core.plan import Plan
 from orchestrator.core.report import ProfileReport, instance_rows, status_document
 from orchestrator.core.status import ALIVE, InstanceStatus, Observed, Phase
 from orchestrator.core.union import unite

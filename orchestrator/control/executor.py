@@ -144,9 +144,10 @@ class Executor:
         # Also one that was not well when it was last seen: it hangs, it does not load.
         was_ready = status.ready_at is not None
         self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
-        if not is_aside(status.name):
+        watched = self._watched.get(status.name)
+        if watched is not None and not is_aside(status.name):
             # An earlier daemon may have died before it did so.
-            self._keep_log(self._watched[status.name])
+            self._keep_log(watched)
 
     def attach_again(self, status: InstanceStatus) -> None:
         """Go on with the server that an earlier daemon had attached to, if that one is still there

@@ -19,18 +19,12 @@ from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
 from orchestrator.control.tally import Tally
 from orchestrator.core.admission import Budget, BudgetNow
+from orchestrator.core.convergence import Convergence, convergence
 from orchestrator.core.drift import as_observed
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.fold import fold
 from orchestrator.core.on_demand import InUse
-from orchestrator.core.plan import (
-    Action,
-    Convergence,
-    Plan,
-    Verb,
-    convergence,
-    make_plan,
-)
+from orchestrator.core.plan import Action, Plan, Verb, make_plan
 from orchestrator.core.preview import renewals
 from orchestrator.core.report import instances_of
 from orchestrator.core.spec import Desired, InstanceSpec

@@ -123,7 +123,9 @@ def _url(value: object) -> str:
     try:
         read_url(text)
     except ValueError as error:
-        raise hinted(f"{error}, got {shown(text)}", "as in https://api.openai.com/v1") from None
+        # What stands before an @ is a password.
+        got = "" if "@" in text else f", got {shown(text)}"
+        raise hinted(f"{error}{got}", "as in https://api.openai.com/v1") from None
     return text
 
 

@@ -28,6 +28,11 @@ def _said(spec: GatewaySpec | None) -> dict[str, tuple[str, object]]:
         "queue.size": (size, spec.waiting),
         "queue.deadline": (format_duration(spec.patience), spec.patience),
     }
+    said |= {
+        name: (", ".join(listed), listed)
+        for name, listed in (("hosts", spec.hosts), ("origins", spec.origins))
+        if listed
+    }
     said |= {f"routes.{one.name}": (_route(one), one) for one in spec.routes}
     said |= {f"cloud.{one.name}": (_cloud(one), one) for one in spec.clouds}
     said |= {f"tokens.{one.name}": (_token(one), one) for one in spec.tokens}

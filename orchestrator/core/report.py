@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
 from orchestrator.core.on_demand import IDLE, is_at_rest
-from orchestrator.core.plan import Convergence, Plan
+from orchestrator.core.plan import Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
 from orchestrator.core.secret import masked_argv

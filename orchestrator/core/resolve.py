@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,10 +36,10 @@ from orchestrator.core.replicas import members, spread
 from orchestrator.core.resolve_gateway import resolve_gateway
 from orchestrator.core.resolve_models import resolve_models
 from orchestrator.core.resolve_resources import Placing
+from orchestrator.core.resolve_start import alternate, no_two_ports, on_demand
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
     GATEWAY,
-    Alternate,
     AttachMode,
     Awaited,
     Command,
@@ -47,9 +47,7 @@ from orchestrator.core.spec import (
     InputFile,
     InstanceSpec,
     ModelSet,
-    OnDemand,
 )
-from orchestrator.core.successor import next_of
 from orchestrator.errors import InputError
 
 EngineKey = tuple[str, str | None]
@@ -170,25 +168,10 @@ class _Instance:
         config = self._config
         effective = self._loaded.config.effective(config)
         if effective.update.strategy == "start-first":
-            self.issues += self._no_two_ports()
+            self.issues += no_two_ports(self._name, config, self._path)
         if isinstance(config, OllamaConfig):
             return self._ollama(config, effective)
         return self._llama_server(config, effective)
-
-    def _no_two_ports(self) -> Iterator[Issue]:
-        """Why this one cannot be started beside itself."""
-        said = "strategy" in self._config.update.model_fields_set
-        home = self._path if said else ("defaults", self._config.engine)
-        whose = "" if said else f" for {self._name!r}"
-        hint = f"write `strategy: stop-first`{whose}"
-        if isinstance(self._config, OllamaConfig):
-            message = "start-first is for llama-server: two Ollama servers would share one store"
-        elif self._config.port != "auto":
-            message = f"start-first needs `port: auto`{whose}: the next process has another port"
-            hint += ", or `port: auto`; a gateway is the address that stays"
-        else:
-            return
-        yield Issue((*home, "update", "strategy"), message, hint, key=False)
 
     def _engine(self, effective: Effective) -> Engine | InputError:
         return self._around.engines[(self._config.engine, effective.binary)]
@@ -210,6 +193,7 @@ class _Instance:
         placed = self._placing(effective).llama_server(engine.launch, request, model)
         launch = placed.launch
         self.issues += (*launch.issues, *placed.issues)
+        wanted = on_demand(config, self._loaded.config.defaults.llama_server)
         if launch.command is None or launch.endpoint is None:
             return None
         if model is None:
@@ -217,7 +201,10 @@ class _Instance:
                 return None
             spec = self._spec(effective, launch.command, launch.endpoint, launch.inputs)
             return replace(
-                spec, model=config.model, awaits=self._awaits, on_demand=self._on_demand(config)
+                spec,
+                model=config.model,
+                awaits=self._awaits,
+                on_demand=wanted,
             )
         odd = next((word for word in launch.command.argv if not is_utf8(word)), None)
         if odd is not None:
@@ -237,32 +224,10 @@ class _Instance:
             inference=launch.inference,
             demand=placed.demand,
             gpus=placed.gpus,
-            alternate=self._alternate(spec, engine, placed.request),
+            alternate=alternate(spec, engine, placed.request, self._around.ports),
             facts=facts_of(model, sees=mmproj is not None),
-            on_demand=self._on_demand(config),
+            on_demand=wanted,
         )
-
-    def _on_demand(self, config: LlamaServerConfig) -> OnDemand | None:
-        defaults = self._loaded.config.defaults.llama_server
-        if given("start", config, defaults) != "on-demand":
-            return None
-        return OnDemand(
-            idle=given("idle", config, defaults),
-            pin=bool(given("pin", config, defaults)),
-            preload=bool(given("preload", config, defaults)),
-        )
-
-    def _alternate(
-        self, spec: InstanceSpec, engine: Engine, request: LaunchRequest
-    ) -> Alternate | None:
-        """The same on another port, for what is started beside what runs."""
-        if spec.update.strategy != "start-first" or not spec.auto_port:
-            return None
-        port = self._around.ports.choose(next_of(self._name))
-        launch = engine.launch(replace(request, port=port))
-        if launch.command is None or launch.endpoint is None:
-            return None
-        return Alternate(launch.command, launch.endpoint)
 
     def _doubt(self, spec: InstanceSpec, model: Model | None) -> None:
         if self._around.is_foreign is not None:

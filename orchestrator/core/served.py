@@ -30,6 +30,7 @@ from orchestrator.core.status import (
     ModelStatus,
     Observed,
     Phase,
+    lost_its_port,
 )
 from orchestrator.core.web import read_url
 
@@ -220,9 +221,10 @@ def _said(facts: ModelFacts | None) -> dict[str, Any]:
 
 
 def _is_failing(status: InstanceStatus) -> bool:
-    """Its last start came to nothing, though it is tried again."""
-    never = status.ready_after_s is None
-    return status.phase is Phase.BACKOFF and never and status.reason != ROLLED_BACK
+    """Its last start came to nothing, though it is tried again: and not otherwise, at once."""
+    if status.phase is not Phase.BACKOFF or status.ready_after_s is not None:
+        return False
+    return status.reason != ROLLED_BACK and not lost_its_port(status)
 
 
 def _slots(spec: InstanceSpec) -> int | None:

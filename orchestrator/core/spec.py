@@ -286,7 +286,6 @@ class OnDemand:
 GATEWAY = "gateway"
 """The name of the one gateway, and of its engine: the program is a part of this package."""
 
-
 GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 """The variable by which it learns its token: an argument could be read by everybody."""
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from orchestrator.core.spec import Alternate, InstanceSpec
 
-_BETWEEN = "~"
 _NEXT, _OLD = "~next", "~old"
 
 
@@ -26,12 +25,12 @@ def old_of(name: str) -> str:
 
 def base_of(name: str) -> str:
     """The instance that people know."""
-    return name.partition(_BETWEEN)[0]
+    return name.removesuffix(_NEXT).removesuffix(_OLD)
 
 
 def is_aside(name: str) -> bool:
     """Whether it is a successor, or one that was followed."""
-    return _BETWEEN in name
+    return name.endswith((_NEXT, _OLD))
 
 
 def is_next(name: str) -> bool:

@@ -74,7 +74,7 @@ def begin(inbound: Inbound, call: Call) -> None:
         call.request.keep_alive = False
     if not call.request.keep_alive:
         headers.append((b"connection", b"close"))
-    inbound.write(head_bytes(200, headers))
+    inbound.say(head_bytes(200, headers))
 
 
 def say(inbound: Inbound, call: Call, piece: bytes) -> None:

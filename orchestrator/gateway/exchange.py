@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orchestrator.core.spec import Trigger
 from orchestrator.gateway import answers, cloud, early, form
@@ -142,7 +143,7 @@ class Exchanges:
 
         def meant(table: Table) -> Sequence[Choice]:
             # An edit may have changed what the name means while the request waited.
-            return tuple(table.aims(table.leg(route.name) or route))
+            return table.choices(table.leg(route.name) or route)
 
         def wants(table: Table) -> Sequence[Choice]:
             if "down" not in leg.falls:
@@ -197,12 +198,9 @@ class Exchanges:
         if target.is_cloud and not cloud.speaks(asked.path if asked is not None else call.path):
             message = f"{target.name} is only asked in OpenAI's protocol"
             raise _NextError("failing", 503, "other-protocol", message)
-        try:
-            async with asyncio.timeout_at(leg.until):
-                outbound, head = await self._answer(call, _to_send(call, seat, asked), target, leg)
-        except TimeoutError:
-            message = f"{leg.route.name} has not answered within {leg.route.slow:g} s"
-            raise _NextError("slow", 504, "slow", message) from None
+        outbound, head = await self._in_time(
+            self._answer(call, _to_send(call, seat, asked), target, leg), leg
+        )
         try:
             _judge(target, head, leg, last=last)
             await self._relay(inbound, call, outbound, head, target, asked)
@@ -210,6 +208,18 @@ class Exchanges:
             outbound.close()
             raise
         self.pool.give_back(target.address, outbound, tls=target.tls, verified=target.is_cloud)
+
+    async def _in_time(
+        self, answer: Coroutine[Any, Any, tuple[Outbound, Head]], leg: _Leg
+    ) -> tuple[Outbound, Head]:
+        if leg.until is None:
+            return await answer
+        try:
+            async with asyncio.timeout_at(leg.until):
+                return await answer
+        except TimeoutError:
+            message = f"{leg.route.name} has not answered within {leg.route.slow:g} s"
+            raise _NextError("slow", 504, "slow", message) from None
 
     async def _answer(
         self, call: Call, data: bytes, target: Target, leg: _Leg
@@ -256,7 +266,9 @@ class Exchanges:
 
         inbound.on_writable = outbound.resume
         try:
-            await outbound.relay(write)
+            end = outbound.relay(write)
+            reply.begin()
+            await end
         except LostError as lost:
             call.record.lost = True
             reply.broken(f"{target.name} broke off: {lost}")

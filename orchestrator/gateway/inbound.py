@@ -7,7 +7,7 @@ import contextlib
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -108,9 +108,8 @@ class Inbound(asyncio.Protocol):
     # --- the transport ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_AHEAD)
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_AHEAD)
         self.peer = str((transport.get_extra_info("peername") or [""])[0])
         if not self._clients.admit(self):
             message, hint = "there are too many connections", "try again later"
@@ -160,7 +159,7 @@ class Inbound(asyncio.Protocol):
     def _begin(self) -> None:
         self._target = b""
         self._headers: Headers = []
-        self._head = 0
+        self._asked: Request | None = None
         self._headed = False
         self._body: bytes | bytearray = b""
         self._size = 0
@@ -172,25 +171,22 @@ class Inbound(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._counts(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._headed or self._closing:
             # What comes behind a body is for nobody.
             return
         self._headers.append((name.lower(), value))
-        self._counts(len(name) + len(value))
-
-    def _counts(self, size: int) -> None:
-        self._head += size
-        if self._head > MAX_HEAD or len(self._headers) > MAX_HEADERS:
-            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         if self._closing:
             return
         self._headed = True
-        request = self._request(b"")
+        size = len(self._target) + sum(len(name) + len(value) for name, value in self._headers)
+        if size > MAX_HEAD or len(self._headers) > MAX_HEADERS:
+            self._refuse(431, "too-large", _HEAD_TOO_LARGE)
+            return
+        request = self._request()
         if self._parser.should_upgrade() and not _insists(request):
             # It would rather speak otherwise, as clients of Java would, and need not.
             self._as_it_is = without_offer(request)
@@ -198,6 +194,7 @@ class Inbound(asyncio.Protocol):
         if refusal := self._front.refusal(request):
             self._refuse_with(refusal)
             return
+        self._asked = request
         length = request.header(b"content-length")
         if length:
             self._expect(int(length))
@@ -223,9 +220,10 @@ class Inbound(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        if self._closing or self._as_it_is:
+        if self._closing or self._as_it_is or self._asked is None:
             return
-        request = self._request(bytes(self._body))
+        request = self._asked
+        request.body = bytes(self._body)
         self._begin()
         self._arrived = 0
         if len(self._waiting) >= PIPELINED:
@@ -235,13 +233,14 @@ class Inbound(asyncio.Protocol):
         if self._task is None:
             self._task = self._loop.create_task(self._work())
 
-    def _request(self, body: bytes) -> Request:
+    def _request(self) -> Request:
+        """What its head says."""
         modern = self._parser.get_http_version() != "1.0"
         return Request(
             self._parser.get_method(),
             self._target,
             self._headers,
-            body,
+            b"",
             # A client of HTTP/1.0 would have to be told that its connection is kept.
             modern and self._parser.should_keep_alive(),
             modern,
@@ -279,6 +278,12 @@ class Inbound(asyncio.Protocol):
         self._silent, self._bodiless = True, request.method == b"HEAD"
         try:
             await self._front.answer(self, request)
+        except asyncio.CancelledError:
+            if self._silent and not self.gone:
+                protocol, again = answers.protocol_of(request), (b"retry-after", b"1")
+                message = "the gateway ends before this was answered"
+                self.say(answers.error(protocol, 503, "ended", message, "try again", again))
+            raise
         except Exception as error:  # noqa: BLE001 - a task boundary: the bug is told
             traceback.print_exception(error)
             if not self._silent:
@@ -296,7 +301,7 @@ class Inbound(asyncio.Protocol):
         self._clients.held -= size
 
     def _refuse(self, status: int, code: str, message: str, hint: str = "") -> None:
-        protocol = answers.protocol_of(self._request(b""))
+        protocol = answers.protocol_of(self._request())
         self._refuse_with(answers.error(protocol, status, code, message, hint))
 
     def _refuse_with(self, answer: bytes) -> None:

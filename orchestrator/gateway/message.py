@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 
 Headers = list[tuple[bytes, bytes]]
@@ -46,15 +47,13 @@ class Request:
     keep_alive: bool
     chunked_is_known: bool
     """False for HTTP/1.0, where the end of the connection is the end of an answer."""
+    path: str = field(init=False)
+    """The target without its query."""
     _first: dict[bytes, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.path = self.target.partition(b"?")[0].decode("latin-1")
         self._first = dict(reversed(self.headers))
-
-    @property
-    def path(self) -> str:
-        """Without its query."""
-        return self.target.partition(b"?")[0].decode("latin-1")
 
     def header(self, name: bytes) -> bytes:
         """The first of this name, in lower case; empty where there is none."""
@@ -64,7 +63,7 @@ class Request:
 def request_bytes(request: Request, *, target: bytes, host: bytes, more: Headers) -> bytes:
     """The request as an instance is to see it. `more` are headers in place of the client's; one
     without a value is left out."""
-    left_out = NOT_SENT.union(name for name, _ in more)
+    left_out = NOT_SENT | {name for name, _ in more}
     named = request.header(b"connection").lower()
     if named and named not in _USUAL:
         left_out = left_out.union(name.strip() for name in named.split(b","))
@@ -89,13 +88,18 @@ def without_offer(request: Request) -> bytes:
 
 def head_bytes(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The head of an answer."""
+    lines = [_status_line(status)]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@cache
+def _status_line(status: int) -> bytes:
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = "-"
-    lines = [b"HTTP/1.1 %d %s" % (status, phrase.encode("ascii"))]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return b"HTTP/1.1 %d %s" % (status, phrase.encode("ascii"))
 
 
 def marked(answer: bytes, more: Headers) -> bytes:

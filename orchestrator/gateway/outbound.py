@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import cast
 
 import httptools
 
 from orchestrator.gateway.message import Headers
 
-KEPT = 2
-"""Idle connections that are kept to one address. An engine gives each a thread of its own."""
+KEPT = 4
+"""Idle connections that are kept to one address. An engine gives each a thread of its own, of which
+it has some more than slots."""
 
 KEPT_FOR = 2.0
 """Seconds: less than the 5 s after which llama-server closes an idle one."""
@@ -71,8 +73,7 @@ class Outbound(asyncio.Protocol):
         self._unheeded = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     @property
     def alive(self) -> bool:

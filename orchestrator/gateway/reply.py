@@ -37,11 +37,16 @@ class Reply:
         self._flow = call.record.watch(
             call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
         )
+        self._unsent = b""
         if call.begun:
             # It has begun as a stream while nobody served it.
             self._begun, self._chunked = True, call.request.chunked_is_known
-        elif self._say is None:
+
+    def begin(self) -> None:
+        """No more of it is there for now: what is there is sent, at the least its head."""
+        if self._say is None and not self._begun:
             self._begin()
+        self._flush()
 
     def write(self, piece: bytes) -> None:
         """A piece of the instance's answer has come."""
@@ -98,7 +103,7 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
-        self._inbound.say(head_bytes(status, headers + self._framing(length)))
+        self._unsent = head_bytes(status, headers + self._framing(length))
 
     def _framing(self, length: bytes) -> Headers:
         """How the end of the answer is told."""
@@ -122,13 +127,20 @@ class Reply:
             self._begin()
         self._tail = data[-1:]
         self._call.record.sent += len(data)
-        if self._chunked:
-            self._inbound.write_many([b"%x\r\n" % len(data), data, b"\r\n"])
-        else:
-            self._inbound.write(data)
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        if self._unsent:
+            # One segment for the head and what came with it.
+            framed, self._unsent = self._unsent + framed, b""
+        self._inbound.write(framed)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._inbound.write(self._unsent)
+            self._unsent = b""
 
     def _finish(self) -> None:
         if not self._begun:
             self._begin()
+        self._flush()
         if self._chunked:
             self._inbound.write(b"0\r\n\r\n")

@@ -143,17 +143,17 @@ class Room:
         choices = wants(self.table)
         if light and (there := self._there(choices)):
             return replace(self._seat(there, client), light=True)
-        line = frozenset(target.name for _, target in choices)
-        if not self._waiting and (free := self._free(choices, key)):
+        # Whoever waits has been looked at since the last seat came free: this takes nobody's.
+        if free := self._free(choices, key):
             return self._seat(free, client)
         self._check(wants)
         if self._is_full(choices):
             raise FullError
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[Seat] = loop.create_future()
+        line = frozenset(target.name for _, target in choices)
         waiter = _Waiter(client, priority, next(self._numbers), wants, key, line, turn)
         self._waiting.append(waiter)
-        self._call_next()
         self.on_wait()
         try:
             return await self._turn(waiter, deadline)
@@ -185,7 +185,7 @@ class Room:
         _less(self._of_client, seat.client)
         if not seat.light:
             self.used_at[seat.target.name] = _boot_clock()
-        self._call_next()
+        self._call_one(seat.target.name)
         self.on_leave(seat.target)
 
     def shun(self, target: Target) -> None:
@@ -284,16 +284,28 @@ class Room:
     def _call_next(self) -> None:
         """Seat whoever can be seated, in the order of priority, fairness and arrival."""
         while self._waiting:
-            order = sorted(self._waiting, key=self._rank)
-            for waiter in order:
-                free = self._free(waiter.wants(self.table), waiter.key)
-                if free is not None:
-                    self._waiting.remove(waiter)
-                    if not waiter.turn.done():
-                        waiter.turn.set_result(self._seat(free, waiter.client))
-                    break
-            else:
+            # Each that is seated changes the order.
+            if not any(map(self._call, sorted(self._waiting, key=self._rank))):
                 return
+
+    def _call_one(self, target: str) -> None:
+        """Seat the next of those that wait for this target: one seat of it is free."""
+        line = [waiter for waiter in self._waiting if target in waiter.line]
+        while line:
+            waiter = min(line, key=self._rank)
+            if not self._call(waiter) or not waiter.turn.cancelled():
+                return
+            line.remove(waiter)
+
+    def _call(self, waiter: _Waiter) -> bool:
+        """Seat it, if there is one for it."""
+        free = self._free(waiter.wants(self.table), waiter.key)
+        if free is None:
+            return False
+        self._waiting.remove(waiter)
+        if not waiter.turn.done():
+            waiter.turn.set_result(self._seat(free, waiter.client))
+        return True
 
     def _rank(self, waiter: _Waiter) -> tuple[int, int, int]:
         return -waiter.priority, self._of_client[waiter.client], waiter.arrived

@@ -164,6 +164,11 @@ class Table:
     clouds: Mapping[str, Route] = field(default_factory=dict[str, Route])
     """What only a fallback may name."""
     tokens: tuple[Token, ...] = ()
+    _choices: dict[str, tuple[Route, tuple[tuple[Aim, Target], ...]]] = field(
+        default_factory=dict[str, "tuple[Route, tuple[tuple[Aim, Target], ...]]"],
+        compare=False,
+        repr=False,
+    )
 
     @classmethod
     def of_json(cls, body: Mapping[str, Any]) -> Table:
@@ -187,10 +192,11 @@ class Table:
 
     def route(self, name: str) -> Route | None:
         """What a client means, however it spells case, `.gguf` or `:latest`."""
+        if found := self.names.get(name):
+            return found
         text = name.casefold()
         return (
-            self.names.get(name)
-            or self.folded.get(text)
+            self.folded.get(text)
             or self.folded.get(text.removesuffix(".gguf"))
             or self.folded.get(text.removesuffix(":latest"))
         )
@@ -198,6 +204,16 @@ class Table:
     def leg(self, name: str) -> Route | None:
         """What a fallback means: a cloud, or what a client would mean."""
         return self.clouds.get(name) or self.route(name)
+
+    def choices(self, route: Route) -> tuple[tuple[Aim, Target], ...]:
+        """The same as `aims`, worked out once for a route of this table."""
+        known = self._choices.get(route.name)
+        if known is not None and known[0] is route:
+            return known[1]
+        found = tuple(self.aims(route))
+        if self.names.get(route.name) is route:
+            self._choices[route.name] = route, found
+        return found
 
     def aims(self, route: Route) -> Iterable[tuple[Aim, Target]]:
         """The aims of a route that there is anything behind."""

@@ -21,7 +21,7 @@ RULES = Path(__file__).parent.parent.parent / "docs" / "prometheus" / "alerts.ym
 DAEMON = 'job="orchestrate", host="box:7717"'
 CODER = f'{DAEMON}, instance="coder"'
 MODEL = f'{CODER}, model="tiny:latest"'
-CHAT = f'{DAEMON}, name="chat"'
+CHAT = f'{DAEMON}, model="chat"'
 
 WELL = {
     'up{job="orchestrate", host="box:7717", instance="box:7717"}': "1x120",
@@ -59,7 +59,7 @@ WELL = {
     f'orchestrate_gateway_own_answers_total{{{DAEMON}, code="404"}}': "0+3x120",
     f'orchestrate_gateway_own_answers_total{{{DAEMON}, code="429"}}': "0x120",
     f"orchestrate_gateway_waiting{{{CODER}}}": "0 1 5 0x120",
-    f"orchestrate_gateway_name_requests_total{{{CHAT}}}": "0+10x120",
+    f"orchestrate_gateway_model_requests_total{{{CHAT}}}": "0+10x120",
     f"orchestrate_gateway_fallbacks_total{{{CHAT}}}": "0+3x120",
 }
 """Two hours of one instance, a sample a minute, with one restart in it."""
@@ -165,7 +165,7 @@ WRONG: dict[str, list[Wrong]] = {
     ],
     "OrchestrateGatewayQueue": [Wrong({series("orchestrate_gateway_waiting"): "3x60"}, 11)],
     "OrchestrateGatewayFallbacks": [
-        Wrong({series("orchestrate_gateway_fallbacks_total"): "0+6x60"}, 12, {"name": "chat"}, "")
+        Wrong({series("orchestrate_gateway_fallbacks_total"): "0+6x60"}, 12, {"model": "chat"}, "")
     ],
 }
 
@@ -193,7 +193,7 @@ QUIET: dict[str, Wrong] = {
     "OrchestrateGatewayFallbacks": Wrong(
         {
             series("orchestrate_gateway_fallbacks_total"): "0+6x5 30x60",
-            series("orchestrate_gateway_name_requests_total"): "0+10x5 50x60",
+            series("orchestrate_gateway_model_requests_total"): "0+10x5 50x60",
         },
         16,
     ),

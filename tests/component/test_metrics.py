@@ -144,7 +144,7 @@ def test_what_the_gateway_told_is_written() -> None:
     assert value(text, f"{first}_bucket", instance="a", le="1.0") == 4.0
     assert value(text, f"{first}_bucket", instance="a", le="+Inf") == 4.0
     assert value(text, f"{first}_sum", instance="a") == 1.25
-    assert value(text, "orchestrate_gateway_fallbacks_total", name="other") == 2.0
+    assert value(text, "orchestrate_gateway_fallbacks_total", model="other") == 2.0
     assert (
         value(text, "orchestrate_gateway_client_tokens_total", client="a", kind="generated") == 11
     )

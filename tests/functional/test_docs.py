@@ -7,13 +7,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
 import yaml
 
 from orchestrator.cli.main import main
+from orchestrator.core.reference import env_names
 from tests.conftest import OLLAMA
 from tests.stand_ins import models_on_disk, stand_in
 from tests.world import World
@@ -84,7 +85,8 @@ def test_every_profile_is_valid(desk: World, block: Block, request: pytest.Fixtu
     desk.write("profiles/chatml.jinja", "")
     desk.write("profiles/reviewer.Modelfile", "FROM llama3.1:8b\n")
 
-    ran = desk.run("validate", profile)
+    env: dict[str, Any] = {name: f"of-{name}" for name in env_names(block.text)}
+    ran = desk.run("validate", profile, **env)
 
     assert ran.err == "", f"{block}: {ran.err}"
 

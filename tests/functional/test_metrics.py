@@ -319,7 +319,7 @@ def served_and_turned_away(made: Scraped) -> None:
     world = made.world
     world.run("stop", "resting")
     made.until_found('orchestrate_gateway_own_answers_total{code="503"} == 0')
-    made.until_found('orchestrate_gateway_fallbacks_total{name="chat"} == 0')
+    made.until_found('orchestrate_gateway_fallbacks_total{model="chat"} == 0')
     port = status(world)["gateway"]["port"]
     for _ in range(3):
         assert stream(port, "chat")[-2] == b"data: [DONE]"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes import fake
 from tests.look import kill_daemon, rows, status, until_phase, until_row
-from tests.world import World, kill
+from tests.world import World, kill, listening
 
 LONG = "1h"
 """Nothing is idle for so long in a test."""
@@ -150,7 +150,7 @@ def test_requests_past_the_gateway_are_use_as_well(world: Gate) -> None:
     port = rows(world)["a"]["port"]
     end = time.monotonic() + 4
     while time.monotonic() < end:
-        world.complete(port, tokens=500)
+        world.complete(port, tokens=50)
     assert world.starts("a") == 1
     assert rows(world)["a"]["phase"] == "ready"
     until_phase(world, "a", "stopped")
@@ -247,6 +247,14 @@ def test_a_request_while_there_is_no_daemon_waits_for_the_next(world: Gate) -> N
         assert asking.result().code == 200
 
 
+def test_a_stranger_on_the_port_that_was_chosen_for_it_costs_no_request(world: Gate) -> None:
+    world.declare({"a": on_demand()})
+    port = rows(world)["a"]["port"]
+    with listening(port):
+        assert world.ask("a").code == 200
+        assert rows(world)["a"]["port"] != port
+
+
 def test_by_hand_it_is_started_held_and_let_go_of(world: Gate) -> None:
     path = world.declare({"a": on_demand()})
     world.run("start", "a")
@@ -306,7 +314,7 @@ def test_a_stream_hears_of_the_start_that_it_waits_for(world: Gate) -> None:
     lines = stream_while_it_starts(world, "a", go)
     assert lines[0] == ": waiting for a to start"
     pieces = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    assert any(piece["choices"] and piece["choices"][0]["text"] for piece in pieces)
+    assert any(piece.get("choices") and piece["choices"][0]["text"] for piece in pieces), lines
     assert lines[-1] == "data: [DONE]"
     assert world.ask("a", stream=True).body.startswith("data: "), "no comment for what runs"
 

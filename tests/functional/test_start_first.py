@@ -389,16 +389,18 @@ def test_a_daemon_that_dies_while_the_one_before_drains(story: Story, tmp_path: 
     assert story.processes() == [row["pid"]]
 
 
+# Many lives of a daemon, one after the other.
+@pytest.mark.timeout(240)
 def test_a_daemon_that_dies_at_any_time(story: Story) -> None:
     world = story.world
     story.apply(flags={"ctx-size": 256})
     with without_a_failed_request(story) as load:
-        for turn in range(12):
+        for turn in range(10):
             before = _written(world)
             story.declare(flags={"ctx-size": 512 + 256 * (turn % 2)})
             world.until(lambda before=before: _written(world) != before, "the edit was seen")
             # Somewhere between the record of the start and the end of the one before.
-            time.sleep(turn * 0.035)
+            time.sleep(turn * 0.04)
             kill_daemon(world)
             load.some_more(2)
             world.run("daemon", "start")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.convergence import convergence
 from orchestrator.core.drift import describe, live_drift
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Verb, convergence, make_plan
+from orchestrator.core.plan import Verb, make_plan
 from orchestrator.core.preview import preview, renewals
 from orchestrator.core.provision import kept_by, lacking
 from orchestrator.core.shared_store import in_use

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core.convergence import convergence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Verb, convergence, make_plan
+from orchestrator.core.plan import Verb, make_plan
 from orchestrator.core.preview import preview, renewals
 from orchestrator.core.spec import (
     Command,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.check import check
-from orchestrator.core.plan import Verb, convergence, make_plan
+from orchestrator.core.convergence import convergence
+from orchestrator.core.plan import Verb, make_plan
 from orchestrator.core.preview import preview
 from orchestrator.core.promise import Promises, kept_promises
 from orchestrator.core.spec import Awaited, ModelSet, ModelSpec

@@ -1,19 +1,28 @@
-"""`replicas:` and the rest of what a gateway's profile may say: what it means, and what is wrong."""
+"""`replicas:` and what a `gateway:` may say: what it means, and what is wrong with it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from orchestrator.core.drift import live_drift, process_drift
+from orchestrator.core.gateway_words import changes
 from orchestrator.core.parse import parse_profile
 from orchestrator.core.plan import Plan
 from orchestrator.core.port import PortChooser
 from orchestrator.core.resolve import Resolved, Surroundings, needed_engines, resolve_profile
 from orchestrator.core.served import table
-from orchestrator.core.spec import GATEWAY, TRIGGERS
+from orchestrator.core.spec import (
+    GATEWAY,
+    TRIGGERS,
+    CloudSpec,
+    GatewaySpec,
+    RouteAim,
+    RouteSpec,
+    TokenSpec,
+)
 from orchestrator.core.union import unite
 from tests.unit.test_resolve import CATALOG, StandIn
 
@@ -67,7 +76,7 @@ def test_one_more_replica_changes_none_of_the_others() -> None:
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        ("a: {model: tiny, replicas: 2, port: 80}", "1:48", "cannot all listen on port 80"),
+        ("a: {model: tiny, replicas: 2, port: 80}", "1:49", "cannot all listen on port 80"),
         ("a: {model: tiny, replicas: 0}", "1:40", "from 1 to 64, got 0"),
         ("a: {model: tiny, replicas: 65}", "1:40", "from 1 to 64, got 65"),
         ("a: {model: tiny, replicas: two}", "1:40", "from 1 to 64"),
@@ -152,6 +161,24 @@ def test_nothing_secret_is_shown_of_a_change() -> None:
     whole = str(live_drift(replace(before, gateway=None), after))
     assert "sk-other" not in whole
     assert "sk-other" not in repr(after.gateway)
+
+
+def test_every_part_of_a_gateway_has_words_for_a_change() -> None:
+    have = GatewaySpec()
+    others: dict[str, Any] = {
+        "routes": (RouteSpec("r", (RouteAim("a"),)),),
+        "waiting": 9,
+        "patience": 9.0,
+        "clouds": (CloudSpec("s", "https://x"),),
+        "tokens": (TokenSpec("t", "secret"),),
+        "hosts": ("x",),
+        "origins": ("https://x",),
+    }
+    assert others.keys() == {field.name for field in fields(GatewaySpec)}
+    for name, value in others.items():
+        other = replace(have, **{name: value})
+        assert changes(have, other), name
+        assert changes(other, have), name
 
 
 BAD = {

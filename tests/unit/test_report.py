@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.plan import Convergence, Plan, Waiting
+from orchestrator.core.convergence import Convergence
+from orchestrator.core.plan import Plan, Waiting
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
 from orchestrator.core.spec import Command, Desired, Endpoint
 from orchestrator.core.status import ALIVE, Observed, Phase

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.core.convergence import convergence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Action, Verb, convergence, make_plan
+from orchestrator.core.plan import Action, Verb, make_plan
 from orchestrator.core.preview import preview, renewals
 from orchestrator.core.spec import Command, Demand, Endpoint, InstanceSpec, UpdatePolicy
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef

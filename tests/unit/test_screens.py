@@ -15,7 +15,8 @@ from orchestrator.cli.apply import (
 from orchestrator.cli.progress import LineProgress, LiveProgress, Speeds
 from orchestrator.cli.render import plan_lines
 from orchestrator.cli.status_table import models_table, status_table
-from orchestrator.core.plan import Plan, convergence
+from orchestrator.core.convergence import convergence
+from orchestrator.core.plan import Plan
 from orchestrator.core.preview import preview
 from orchestrator.core.report import ProfileReport, instance_rows, status_document
 from orchestrator.core.spec import Built, Copied, Endpoint, ModelSet, ModelSpec, Pulled

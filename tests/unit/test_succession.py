@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.core.admission import HOST, Budget, Room
+from orchestrator.core.convergence import convergence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fold import fold
-from orchestrator.core.plan import Plan, Verb, convergence, make_plan
+from orchestrator.core.plan import Plan, Verb, make_plan
 from orchestrator.core.preview import preview, renewals
 from orchestrator.core.report import instance_rows
 from orchestrator.core.spec import (
