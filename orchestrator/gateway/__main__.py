@@ -107,7 +107,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), begun, told, door)
+    front = Front(room, Exchanges(room), told, door, begun)
     server = await loop.create_server(lambda: Inbound(front, clients), host, port, backlog=1024)
     async with server:
         work = [

@@ -80,6 +80,10 @@ class RefusedError(Exception):
         self.why = Refused(status, code, message, hint)
 
 
+def _nobody(_record: Record) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(slots=True)
 class Front:
     """Answers every request of every client. `begun` is called with each as it comes, `told` when
@@ -87,9 +91,9 @@ class Front:
 
     room: Room
     exchanges: Exchanges
-    begun: Callable[[Record], None]
     told: Callable[[Record, Request], None]
     door: Door = field(default_factory=Door)
+    begun: Callable[[Record], None] = _nobody
 
     def refusal(self, request: Request) -> bytes | None:
         """The answer to a request that is not let in."""

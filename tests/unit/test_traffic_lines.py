@@ -12,8 +12,9 @@ from orchestrator.cli import traffic_lines
 from orchestrator.cli.cells import wide
 from orchestrator.cli.status_table import gateway_lines, names_table, status_table, summary
 from orchestrator.cli.watch_table import Instances, Seen
+from orchestrator.core.convergence import convergence
 from orchestrator.core.figures import InstanceFigures, Lately, WholeFigures
-from orchestrator.core.plan import Plan, convergence
+from orchestrator.core.plan import Plan
 from orchestrator.core.report import instance_rows, status_document
 from orchestrator.core.spec import GATEWAY
 from orchestrator.core.status import Phase
