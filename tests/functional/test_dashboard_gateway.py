@@ -176,13 +176,17 @@ def test_nothing_is_cut_off_on_a_small_screen(desk: Desk, width: int) -> None:
 
 
 def test_what_passed_is_in_the_history_of_charts(desk: Desk) -> None:
-    page = desk.page
-    history = page.driver.execute_async_script(
-        "const done = arguments[0];"
-        "fetch('/v1/history').then((one) => one.text()).then(done, (error) => done(String(error)))"
-    )
-    series = json.loads(history)["instances"]["gateway"]
-    assert {"requests_s", "first_token_s", "tokens_s", "memory_bytes"} <= set(series)
+    ask(desk.port, "a", stream=False)
+
+    def series() -> set[str]:
+        history = desk.page.driver.execute_async_script(
+            "const done = arguments[0];"
+            "fetch('/v1/history').then((one) => one.text()).then(done, (e) => done(String(e)))"
+        )
+        return set(json.loads(history)["instances"].get("gateway", ()))
+
+    wanted = {"requests_s", "first_token_s", "tokens_s", "memory_bytes"}
+    desk.page.until(lambda: wanted <= series(), "a sample is taken every ten seconds")
 
 
 def test_without_a_gateway_there_is_none_to_be_seen(desk: Desk) -> None:
