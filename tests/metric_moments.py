@@ -11,11 +11,11 @@ from orchestrator.control.tally import Tally
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.figures import Figures, NameFigures
+from orchestrator.core.figures import Figures
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import Plan
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
-from orchestrator.core.spec import InstanceSpec, ModelSet, ModelSpec
+from orchestrator.core.spec import GATEWAY, InstanceSpec, ModelSet, ModelSpec
 from orchestrator.core.status import (
     Alert,
     Health,
@@ -95,9 +95,11 @@ def tally_of(observed: Observed) -> Tally:
 def moment_of(observed: Observed) -> Moment:
     """A moment in which all of these are declared."""
     desired: dict[str, InstanceSpec] = {name: one.spec for name, one in observed.items()}
+    gateway = spec(GATEWAY, engine=GATEWAY, model="")
+    desired[GATEWAY] = gateway
     rows = instance_rows(
         desired,
-        observed,
+        {**observed, GATEWAY: status(gateway, Phase.READY)},
         Plan(),
         now=200.0,
         usage={name: Usage(1 << 20, 12.5, 7.25) for name in observed},
@@ -111,10 +113,9 @@ def moment_of(observed: Observed) -> Moment:
         rows=rows,
         state=Convergence(converged=False, settled=False),
         warnings=["a disk is full"],
+        names=[{"name": name} for name in observed],
     )
     rooms = {HOST: Room(16 << 30, 8 << 30), 0: Room(24 << 30, 20 << 30)}
-    counts = {name: NameFigures(requests=9, fallbacks=2) for name in observed}
-    document["gateway"] = {"requests": Figures(names=counts).whole()}
     return Moment(
         document=document,
         observed=observed,
@@ -122,6 +123,33 @@ def moment_of(observed: Observed) -> Moment:
         budget=Budget(rooms),
         saved=True,
         boot_time=1.7e9,
+        figures=figures_of(observed),
+    )
+
+
+def figures_of(names: Iterable[str]) -> Figures:
+    """What a gateway tells that has served each of these, and was asked for them by each."""
+    bounds = {"first_token": [0.1, 1.0], "request": [1.0]}
+    row = {
+        "in_flight": 1,
+        "waiting": 2,
+        "outcomes": {"2xx": 5, "5xx": 1, "1xx": 1},
+        "retries": 3,
+        "bytes": 4096,
+        "prompt_tokens": 7,
+        "generated_tokens": 11,
+        "first_token": {"counts": [3, 1, 0], "total": 1.25},
+        "request": {"counts": [4, 1], "total": 6.5},
+    }
+    told = {"requests": 7, "fallbacks": 2, "generated_tokens": 11}
+    return Figures.model_validate(
+        {
+            "bounds": bounds,
+            "instances": dict.fromkeys(names, row),
+            "names": dict.fromkeys(names, told),
+            "clients": dict.fromkeys(names, told),
+            "own": {"404": 3, "418": 1},
+        }
     )
 
 

@@ -111,6 +111,7 @@ def _blocks(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, 
     yield "`catalog:`", "catalog.", known["CatalogConfig"]
     yield "`gateway:`", "gateway.", known["GatewayConfig"]
     yield "`queue:` of the gateway", "gateway.queue.", known["QueueConfig"]
+    yield "`log:` of the gateway", "gateway.log.", known["LogConfig"]
     yield "Each of `routes:` of the gateway", "gateway.routes.*.", known["RouteConfig"]
     yield "Each of `to:` of a route", "gateway.routes.*.to[].", known["AimConfig"]
     yield "`defaults:`", "defaults.", known["Defaults"]

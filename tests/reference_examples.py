@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,11 @@ from orchestrator.core.catalog import Metadata, Model, model_json
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.drift import Drift
 from orchestrator.core.event import Event, EventType
-from orchestrator.core.figures import InstanceFigures
+from orchestrator.core.figures import InstanceFigures, NameFigures, WholeFigures
 from orchestrator.core.plan import Action, Plan, Verb
 from orchestrator.core.problem import Place, Problem
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
+from orchestrator.core.served import names_shown
 from orchestrator.core.spec import (
     Command,
     Endpoint,
@@ -24,6 +26,9 @@ from orchestrator.core.spec import (
     ModelSpec,
 )
 from orchestrator.core.status import InstanceStatus, ModelState, ModelStatus, Phase, ProcessRef
+from orchestrator.gateway.access_log import line_of
+from orchestrator.gateway.message import Request
+from orchestrator.gateway.record import Record
 from tests import reference_text as text
 from tests.markdown import json_block, pairs, table
 from tests.reference_text import same
@@ -43,13 +48,7 @@ def documents() -> Iterator[str]:
     models = models_example()
     for model in models:
         same(model, text.MODEL, "keys of a model")
-    same(requests := InstanceFigures().model_dump(), text.REQUESTS, "keys of requests")
-    yield "`requests` of an instance; those of the gateway are all of them, with the number of "
-    yield "answers by status (`statuses`), of requests by the name of a token (`clients`), and for "
-    yield "each name that was asked for (`names`) the `requests`, the `fallbacks` that served one, "
-    yield "and the share of these among the last (`recent`):\n"
-    yield json_block({"requests": requests})
-    yield table(("key", "means"), pairs(text.REQUESTS))
+    yield from requests()
     yield "`models` of an Ollama instance:\n"
     yield json_block({"models": models})
     yield table(("key", "means"), pairs(text.MODEL))
@@ -100,6 +99,47 @@ def _spec() -> InstanceSpec:
     command = Command(("llama-server", "--port", "8081"), {}, "/home/me/.local/state/orchestrate")
     spec = InstanceSpec("coder", "llama-server", command, Endpoint("127.0.0.1", 8081))
     return replace(spec, profiles=("coding",), model="qwen2.5-coder-7b-instruct:Q4_K_M")
+
+
+def requests() -> Iterator[str]:
+    """What the gateway tells, in the status and in its log."""
+    one, whole = InstanceFigures().row(), WholeFigures().row()
+    same(one, text.REQUESTS, "keys of requests")
+    same(whole, {**text.REQUESTS, **text.WHOLE}, "keys of all requests")
+    yield "`requests` of an instance, since the gateway began; null while none tells of it:\n"
+    yield json_block({"requests": one})
+    yield table(("key", "means"), pairs(text.REQUESTS))
+    yield "Those of the gateway are all of them (who waits for several waits once), and:\n"
+    yield table(("key", "means"), pairs(text.WHOLE))
+    yield "`names` of the gateway, those that clients may ask for:\n"
+    target = {"name": "coder", "phase": "ready"}
+    known = {"names": [{"name": "coder", "aims": [{"target": "coder"}]}], "targets": [target]}
+    [shown] = names_shown(known)
+    named = {**shown, **NameFigures().model_dump()}
+    same(named, text.NAMED, "keys of a name")
+    yield json_block({"names": [named]})
+    yield table(("key", "means"), pairs(text.NAMED))
+    yield "### `logs gateway`\n"
+    yield "One line of JSON for each request, unless `log:` says otherwise:\n"
+    line = logged_example()
+    same(line, text.LOGGED, "keys of a line")
+    yield json_block({key: value for key, value in line.items() if key not in RARE})
+    yield table(("key", "means"), pairs(text.LOGGED))
+
+
+RARE = ("lost", "gone", "content")
+
+
+def logged_example() -> dict[str, Any]:
+    """A line with all that there may be."""
+    record = Record(10.0, "4f1d0c62a7be9035", client="127.0.0.1", model="coder", target="coder")
+    record.status, record.first_byte, record.sent = 200, 10.0412, 8165
+    record.lost = record.gone = True
+    flow = record.watch("/v1/chat/completions", b"text/event-stream", b"")
+    flow.take(b'data: {"timings": {"prompt_n": 25, "predicted_n": 30}}\n\n')
+    asked = Request(b"POST", b"/v1/chat/completions", [], b"{}", True, True)
+    at = 1767268800.25
+    return json.loads(line_of(record, asked, now=10.6, at=at, content=True))
 
 
 def status_example() -> dict[str, Any]:

@@ -269,7 +269,8 @@ STATUS = {
     "settled": "nothing is on its way: what is not ready now needs a change, or time",
     "missing": "for each instance that is not ready as declared, why",
     "warnings": "what people should know, such as a full disk",
-    "gateway": "the row of the gateway, with the keys of an instance; null where none is declared",
+    "gateway": "the row of the gateway, with the keys of an instance and `names`; null where none "
+    "is declared",
     "instances": "one for each, declared ones first",
     "applied": "which of this daemon's applied sets all this is about: `apply` tells the number of "
     "its own. An edit stays within one; 0 without a daemon",
@@ -280,10 +281,64 @@ REQUESTS = {
     "waiting": "requests that wait for it in the gateway",
     "requests": "those that are over, since the gateway began",
     "failures": "of these, those that were answered by an error of the server, or broke off",
+    "retries": "times that it broke off before it had said anything, and a request was sent again",
+    "fallbacks": "of these, those for which something else had been asked",
     "bytes": "that it has answered with",
-    "first_byte_s": "median of the last requests, from arrival to the first byte of the answer",
-    "request_s": "median of the last requests, from arrival to the end of the answer",
+    "prompt_tokens": "tokens of prompts, with those that it had in its cache, as it says itself",
+    "generated_tokens": "tokens that it has generated, as it says itself; where it says nothing, "
+    "or somebody broke off, the events of a stream are counted",
+    "tokens_s": "tokens that it generates a second, over the last ten seconds",
+    "outcomes": "requests by class of status, as in `2xx`; `lost` where it broke off in the "
+    "middle, `gone` where the client did",
+    "first_token_s": "median of the last minute, from a request to the first token of a stream, "
+    "waiting included; null where there was none",
+    "first_token_p95_s": "what 95 % of them took at most",
+    "request_s": "median of the last minute, from a request to the end of its answer",
+    "request_p95_s": "what 95 % of them took at most",
     "used_at": "when it was used last, in seconds since the machine was started",
+}
+
+WHOLE = {
+    "requests_s": "requests a second, over the last ten seconds",
+    "lately": "of the last five minutes: `requests`, and how many of them are `failures` or "
+    "`fallbacks`",
+}
+"""Beside these, of the gateway's own row."""
+
+NAMED = {
+    "name": "what clients may ask for",
+    "instances": "who serves it",
+    "ready": "which of them do so now",
+    "fallback": "what is tried when they cannot",
+    "requests": "those for it that are over, since the gateway began",
+    "failures": "of these, those that failed",
+    "fallbacks": "of these, those that a fallback has answered",
+    "prompt_tokens": "as above",
+    "generated_tokens": "as above",
+    "recent": "the share of the last hundred requests within five minutes that a fallback has "
+    "answered; null where they are fewer than ten",
+}
+
+LOGGED = {
+    "time": "when the answer had ended",
+    "id": "the client's own `x-request-id`, or one of the gateway",
+    "client": "what it calls itself (`x-client-id`), the name of its token, or its address",
+    "method": "of HTTP",
+    "path": "without its query",
+    "model": "what was asked for; empty where nothing is called so",
+    "instance": "who answered; empty for the gateway itself",
+    "status": "of HTTP; 499 where the client had gone before there was any",
+    "ms": "from the request to the end of the answer",
+    "first_byte_ms": "to the first byte of the answer's body",
+    "waited_ms": "of this, for a slot or for an instance on its way up",
+    "prompt_tokens": "as the instance says; null where it says nothing",
+    "generated_tokens": "likewise; where somebody broke off, the events of its stream",
+    "bytes": "of the answer's body",
+    "retries": "times that it was sent again",
+    "fallbacks": "how many of the names before this one could not serve",
+    "lost": "true where the instance broke off in the middle; else not there",
+    "gone": "true where the client did; else not there",
+    "content": "the beginning of what was asked, with `log: {content: true}`; else not there",
 }
 
 INSTANCE = {

@@ -189,7 +189,7 @@ async def api(
         intents=Intents(bus, reconciler),
         overview=overview,
         profiles=ProfileFiles(applied, str(folder / "profiles"), lambda names: {}),
-        history=History(bus, reconciler),
+        history=History(bus, reconciler, traffic),
         toolchain=machine.toolchain,
         traffic=traffic,
         budget=lambda observed: None,

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.gateway.call import Record
 from orchestrator.gateway.clients import Clients
 from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Table
 

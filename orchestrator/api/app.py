@@ -37,7 +37,10 @@ def operations(control: Control, login: Login) -> list[Operation]:
     """All that is served, in the order in which it is told of."""
     watching = Watching(control)
     metrics = Metrics(
-        document=watching.document, reconciler=control.reconciler, budget=control.budget
+        document=watching.document,
+        reconciler=control.reconciler,
+        traffic=control.traffic,
+        budget=control.budget,
     )
     found = [
         *watching.operations(),

@@ -18,11 +18,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.samples import Sample
 
+from orchestrator.api import traffic_families
 from orchestrator.api.metric_table import TABLE
 from orchestrator.api.relay import Relayed
 from orchestrator.control.tally import Spread, Tally
 from orchestrator.core.admission import HOST, Budget
 from orchestrator.core.alerts import AlertKind
+from orchestrator.core.figures import Figures
 from orchestrator.core.status import ModelState, Observed, Phase
 
 PHASES = ("pending", *(phase.value for phase in Phase))
@@ -114,7 +116,7 @@ class Moment:
     """What a scrape is about: the document of `status --json`, and what it does not say.
 
     `boot_time` is the wall clock's at the start of the boot clock, one for all scrapes, so that no
-    start seems to move.
+    start seems to move. `figures` is what the gateway told last.
     """
 
     document: Mapping[str, Any]
@@ -123,15 +125,14 @@ class Moment:
     budget: Budget | None
     saved: bool
     boot_time: float
+    figures: Figures | None = None
 
 
 def filled(sheet: Sheet, moment: Moment) -> Iterator[None]:
     """Put all but what engines say onto the sheet, in small steps."""
     _put_whole(sheet, moment)
     _put_rooms(sheet, moment.budget)
-    gateway = moment.document["gateway"]
-    if gateway is not None and gateway["requests"] is not None:
-        _put_gateway(sheet, gateway["requests"])
+    yield from traffic_families.filled(sheet, moment.document, moment.figures)
     for row in moment.document["instances"]:
         yield
         _put_instance(sheet, row)
@@ -155,12 +156,6 @@ def _put_whole(sheet: Sheet, moment: Moment) -> None:
         sheet.put("orchestrate_events_total", count, kind.value)
     sheet.put_spread("orchestrate_reconcile_seconds", tally.passes)
     sheet.put_spread("orchestrate_convergence_seconds", tally.convergences)
-
-
-def _put_gateway(sheet: Sheet, requests: Mapping[str, Any]) -> None:
-    for name, counts in requests["names"].items():
-        sheet.put("orchestrate_gateway_requests_total", counts["requests"], name)
-        sheet.put("orchestrate_gateway_fallbacks_total", counts["fallbacks"], name)
 
 
 def _put_rooms(sheet: Sheet, budget: Budget | None) -> None:

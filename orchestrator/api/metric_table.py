@@ -26,8 +26,10 @@ _MODEL = ("instance", "model")
 _PROFILE = ("profile", "file")
 _RELAY = "asked for with `?relay=1`"
 _ALIVE = "while its processes are seen"
-_GATEWAY = "while there is a gateway, for names that were asked for"
 _PULL = "while it is pulled or built"
+_GATEWAY = "while a gateway runs"
+_SERVED = "once one went through the gateway"
+_NAMED = "of a client whose token has a name"
 
 TABLE: dict[str, Meaning] = {
     "orchestrate_build_info": Meaning("info", "Always 1; the version of the daemon", ("version",)),
@@ -138,14 +140,75 @@ TABLE: dict[str, Meaning] = {
     "orchestrate_instance_model_size_bytes": Meaning(
         "gauge", "Bytes of a model on its way, as far as they are known", _MODEL, optional=_PULL
     ),
+    "orchestrate_gateway_up": Meaning(
+        "gauge", "1 while the gateway is ready", optional="where an applied file has a `gateway:`"
+    ),
+    "orchestrate_gateway_in_flight": Meaning(
+        "gauge", "Requests that it works on now", _INSTANCE, optional=_GATEWAY
+    ),
+    "orchestrate_gateway_waiting": Meaning(
+        "gauge",
+        "Requests that wait for it; one that could go to several waits for each",
+        _INSTANCE,
+        optional=_GATEWAY,
+    ),
     "orchestrate_gateway_requests_total": Meaning(
         "counter",
-        "Requests for a name that clients may ask the gateway for",
+        "Requests that it answered, by class of status; `lost` where it broke off in the middle, "
+        "`gone` where the client did",
+        ("instance", "outcome"),
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_own_answers_total": Meaning(
+        "counter",
+        "Answers of the gateway itself: lists, refusals, and that nobody could serve",
+        ("code",),
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_retries_total": Meaning(
+        "counter",
+        "Requests that were sent once more, for it broke off before it had said anything",
+        _INSTANCE,
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_sent_bytes_total": Meaning(
+        "counter", "Bytes of its answers", _INSTANCE, optional=_GATEWAY
+    ),
+    "orchestrate_gateway_tokens_total": Meaning(
+        "counter",
+        "Tokens, `prompt` or `generated`, as it counted them itself",
+        ("instance", "kind"),
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_first_token_seconds": Meaning(
+        "histogram",
+        "From a request to the first token of an answer that is streamed, waiting included",
+        _INSTANCE,
+        optional=_SERVED,
+    ),
+    "orchestrate_gateway_request_seconds": Meaning(
+        "histogram", "From a request to the end of its answer", _INSTANCE, optional=_SERVED
+    ),
+    "orchestrate_gateway_model_requests_total": Meaning(
+        "counter",
+        "Requests by the name that clients asked for; `other` for what nothing is called",
         ("model",),
         optional=_GATEWAY,
     ),
     "orchestrate_gateway_fallbacks_total": Meaning(
-        "counter", "Those of them that a fallback has served", ("model",), optional=_GATEWAY
+        "counter",
+        "Of these, those that something else than was asked for has answered",
+        ("model",),
+        optional=_GATEWAY,
+    ),
+    "orchestrate_gateway_client_requests_total": Meaning(
+        "counter", "Requests by who asked", ("client",), optional=_NAMED
+    ),
+    "orchestrate_gateway_client_tokens_total": Meaning(
+        "counter",
+        "Tokens by who asked, `prompt` or `generated`",
+        ("client", "kind"),
+        optional=_NAMED,
     ),
     "orchestrate_relay_up": Meaning(
         "gauge", "1 where the engine answered for its own metrics", _INSTANCE, optional=_RELAY

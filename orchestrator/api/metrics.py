@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from orchestrator.api.relay import Relayed, relayed
 from orchestrator.control.reconciler import Reconciler
+from orchestrator.control.traffic import Traffic
 from orchestrator.core.admission import BudgetNow
 from orchestrator.runtime.identity import boot_clock
 
@@ -31,10 +32,16 @@ class Metrics:
     """The endpoint. `document` is the status as everybody is shown it."""
 
     def __init__(
-        self, *, document: Callable[[], dict[str, Any]], reconciler: Reconciler, budget: BudgetNow
+        self,
+        *,
+        document: Callable[[], dict[str, Any]],
+        reconciler: Reconciler,
+        traffic: Traffic,
+        budget: BudgetNow,
     ) -> None:
         self._document = document
         self._reconciler = reconciler
+        self._traffic = traffic
         self._budget = budget
         self._boot_time = time.time() - boot_clock()
         self._families: Any = None
@@ -70,4 +77,5 @@ class Metrics:
             budget=self._budget({}),
             saved=not reconciler.store_error,
             boot_time=self._boot_time,
+            figures=self._traffic.figures,
         )

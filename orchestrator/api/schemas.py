@@ -85,7 +85,35 @@ _INSTANCE = _object(
         "stale": _YES_NO,
         "command": _TEXTS,
         "models": {"type": "array", "items": {"type": "object"}},
-        "requests": _or_null({"type": "object"}),
+        "requests": _or_null({"$ref": "#/components/schemas/Requests"}),
+    },
+    {"names": _list_of("GatewayName")},
+)
+
+_TRAFFIC = ("tokens_s", "first_token_s", "requests_s")
+_WHOLES = ("in_flight", "waiting", "requests", "failures", "retries", "fallbacks", "bytes")
+_TOKENS = ("prompt_tokens", "generated_tokens")
+_SHARES = ("requests", "failures", "fallbacks")
+_TIMES = ("first_token_s", "first_token_p95_s", "request_s", "request_p95_s")
+
+_REQUESTS = _object(
+    {
+        **dict.fromkeys((*_WHOLES, *_TOKENS), _WHOLE),
+        "tokens_s": _NUMBER,
+        "outcomes": {"type": "object", "additionalProperties": _WHOLE},
+        **dict.fromkeys(_TIMES, _or_null(_NUMBER)),
+    },
+    {"requests_s": _NUMBER, "lately": _object(dict.fromkeys(_SHARES, _WHOLE))},
+)
+
+_GATEWAY_NAME = _object(
+    {
+        "name": _TEXT,
+        "instances": _TEXTS,
+        "ready": _TEXTS,
+        "fallback": _TEXTS,
+        **dict.fromkeys((*_SHARES, *_TOKENS), _WHOLE),
+        "recent": _or_null(_NUMBER),
     }
 )
 
@@ -167,6 +195,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Done": _object({"ok": {"const": True}}),
     "Readiness": _object({"converged": _YES_NO, "missing": _TEXTS}),
     "Instance": _INSTANCE,
+    "Requests": _REQUESTS,
+    "GatewayName": _GATEWAY_NAME,
     "Status": _STATUS,
     "Source": _SOURCE,
     "Sources": _object({"sources": _list_of("Source")}, {"add": _ADD, "force": _FORCE}),
@@ -235,7 +265,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                     {
                         "memory_bytes": {"type": "array", "items": _or_null(_WHOLE)},
                         "cpu_percent": {"type": "array", "items": _or_null(_NUMBER)},
-                    }
+                    },
+                    {name: {"type": "array", "items": _or_null(_NUMBER)} for name in _TRAFFIC},
                 ),
             },
         }

@@ -17,7 +17,13 @@ from orchestrator.cli.completion import instance_names
 from orchestrator.cli.model_lines import failed
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import every_row, inert, print_json
-from orchestrator.cli.status_table import in_full, models_table, status_table, summary
+from orchestrator.cli.status_table import (
+    in_full,
+    models_table,
+    names_table,
+    status_table,
+    summary,
+)
 from orchestrator.core.wording import is_idle
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
@@ -32,7 +38,7 @@ def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bo
     """Show every instance: phase, port, process, memory, restarts, and what is wrong.
 
     The only one, or the one that is named, is shown with its models. Those that are named are
-    shown with the whole of their messages.
+    shown with the whole of their messages. `gateway` shows the names that clients may ask for.
     """
     settings = Settings.from_env(os.environ)
     if watch:
@@ -43,7 +49,7 @@ def status_command(names: tuple[str, ...], watch: bool, check: bool, as_json: bo
     if as_json:
         print_json(document)
     else:
-        _print(document, named=bool(names))
+        _print(document, names)
     if document["daemon"] is None:
         raise click.exceptions.Exit(NoDaemonError.exit_code)
     if check and not document["converged"]:
@@ -92,10 +98,11 @@ def only(document: dict[str, Any], names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(meant))
 
 
-def _print(document: Mapping[str, Any], *, named: bool) -> None:
+def _print(document: Mapping[str, Any], names: Sequence[str]) -> None:
     if document["instances"]:
-        more = in_full(document) if named else []
-        for line in [*status_table(document), *models_table(document), *more]:
+        more = in_full(document) if names else []
+        tables = [*models_table(document), *names_table(document)]
+        for line in [*status_table(document), *tables, *more]:
             click.echo(line)
     for line in summary(document):
         click.echo(line)

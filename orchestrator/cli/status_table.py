@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import model_lines
+from orchestrator.cli import model_lines, traffic_lines
 from orchestrator.cli.cells import cut, pad, wide, wrapped
 from orchestrator.cli.render import PHASE_COLOURS, inert, problem_text, since, size
 from orchestrator.cli.tables import GAP, table, with_room
@@ -18,7 +18,8 @@ from orchestrator.core.wording import how_many, is_idle
 
 HEAD = ["INSTANCE", "MODEL", "PHASE", "FOR", "PORT", "PID", "MEMORY", "CPU", "RESTARTS"]
 _PHASE = HEAD.index("PHASE")
-_LEAST_WANTED = ("RESTARTS", "CPU", "MEMORY", "PID", "FOR")
+_RESTARTS = HEAD.index("RESTARTS")
+_LEAST_WANTED = ("RESTARTS", "FIRST", "CPU", "MEMORY", "PID", "TOK/S", "FOR", "REQS")
 SHRINKING = {"MODEL": 8, "INSTANCE": 8}
 """Columns that are cut where nothing can be left out any more, and the cells that they keep."""
 _MESSAGE = 40
@@ -27,13 +28,13 @@ _MESSAGE = 40
 
 def status_table(document: Mapping[str, Any], *, width: int | None = None) -> list[str]:
     """The lines of `orchestrate status`, no longer than the terminal."""
-    rows = [cells(instance) for instance in document["instances"]]
+    rows = [cells(instance, document) for instance in document["instances"]]
     messages = [message(instance) for instance in document["instances"]]
     limit = width or terminal_width()
-    head = HEAD
+    head = head_of(document)
     if any(messages):
         rows = [[*row, said] for row, said in zip(rows, messages, strict=True)]
-        head = [*HEAD, "MESSAGE"]
+        head = [*head, "MESSAGE"]
     # On a narrow screen the last words count more than some of the numbers.
     head, *rows = with_room(
         [head, *rows],
@@ -58,8 +59,16 @@ def terminal_width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
-def cells(one: Mapping[str, Any]) -> list[str]:
-    """What stands below `HEAD` for one instance."""
+def head_of(document: Mapping[str, Any]) -> list[str]:
+    """The columns: where there is a gateway, also those of what goes through it."""
+    if document.get("gateway") is None:
+        return HEAD
+    return [*HEAD[:_RESTARTS], *traffic_lines.HEAD, *HEAD[_RESTARTS:]]
+
+
+def cells(one: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """What stands below `head_of` for one instance of the document."""
+    traffic = document.get("gateway") is not None
     # Of a server that somebody else runs, there may be nothing to be seen.
     measured = one["pid"] and (one["managed"] or one["memory_bytes"])
     return [
@@ -71,6 +80,7 @@ def cells(one: Mapping[str, Any]) -> list[str]:
         str(one["pid"] or "-"),
         size(one["memory_bytes"]) if measured else "-",
         f"{one['cpu_percent']:.0f}%" if measured else "-",
+        *(traffic_lines.cells(one["requests"]) if traffic else ()),
         str(one["restarts"]),
     ]
 
@@ -139,13 +149,17 @@ def gateway_lines(document: Mapping[str, Any]) -> list[str]:
     row = document.get("gateway")
     if row is None:
         return []
-    said, requests = [f"gateway: {row['phase']} at {row['url']}"], row["requests"]
-    if requests is not None:
-        said.append(f"{requests['in_flight']} in flight")
-        said += [f"{requests['waiting']} waiting"] * bool(requests["waiting"])
-    if text := message(row):
-        said.append(text)
-    return [", ".join(said), *(f"  ! {inert(one['message'])}" for one in row["alerts"])]
+    line = traffic_lines.line(row, message(row), colour=PHASE_COLOURS.get(row["phase"]))
+    return [line, *(f"  ! {inert(one['message'])}" for one in row["alerts"])]
+
+
+def names_table(document: Mapping[str, Any], *, width: int | None = None) -> list[str]:
+    """The names that the gateway serves, where it is one of those that were asked for."""
+    lines: list[str] = []
+    for row in document["instances"]:
+        if names := row.get("names"):
+            lines += ["", *traffic_lines.names_table(names, width=width)]
+    return lines
 
 
 def _missing(document: Mapping[str, Any]) -> str:
@@ -162,7 +176,9 @@ def _missing(document: Mapping[str, Any]) -> str:
 def ready_words(document: Mapping[str, Any]) -> str:
     """How many are ready, and how many idle, of what has converged."""
     count, idle = len(document["instances"]), sum(map(is_idle, document["instances"]))
-    return how_many(count - idle, idle, count) if count else "nothing is applied"
+    if not count:
+        return "the gateway is ready" if document["gateway"] else "nothing is applied"
+    return how_many(count - idle, idle, count)
 
 
 def summary(document: Mapping[str, Any]) -> list[str]:

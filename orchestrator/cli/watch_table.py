@@ -8,11 +8,18 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import model_lines
-from orchestrator.cli.cells import pad, wide, wrapped
+from orchestrator.cli import model_lines, traffic_lines
+from orchestrator.cli.cells import cut, pad, wide, wrapped
 from orchestrator.cli.progress import Speeds
 from orchestrator.cli.render import PHASE_COLOURS, duration, inert, since, size
-from orchestrator.cli.status_table import HEAD, SHRINKING, cells, message, ready_words
+from orchestrator.cli.status_table import (
+    SHRINKING,
+    cells,
+    gateway_lines,
+    head_of,
+    message,
+    ready_words,
+)
 from orchestrator.cli.tables import GAP, table, with_room
 from orchestrator.cli.watch_frame import dim, ends, selected
 from orchestrator.cli.watch_trends import Trends, bar
@@ -27,11 +34,14 @@ _LEAST_WANTED = (
     MEMORY_CHART,
     "PID",
     "RESTARTS",
+    "FIRST",
     "MESSAGE",
     "PORT",
     "FOR",
     "CPU",
+    "TOK/S",
     "MEMORY",
+    "REQS",
     "MODEL",
 )
 _MESSAGE = 24
@@ -117,7 +127,8 @@ class Instances:
             what = f"no instance has {inert(self.filter)!r} in its name (Escape shows all)"
             return [dim(what if self.filter else "no instances: orchestrate apply FILE")]
         cellses = [_cells(one, seen) for one in self._rows]
-        top = [*HEAD[:7], MEMORY_CHART, HEAD[7], CPU_CHART, *HEAD[8:], "MESSAGE"]
+        head = head_of(seen.document)
+        top = [*head[:7], MEMORY_CHART, head[7], CPU_CHART, *head[8:], "MESSAGE"]
         said = any(row[-1] for row in cellses)
         if not said:
             top, cellses = top[:-1], [row[:-1] for row in cellses]
@@ -151,8 +162,9 @@ class Instances:
 
 
 def heading(seen: Seen, columns: int) -> list[str]:
-    """Whether all is well, and why not; what memory there is; then a blank line."""
-    return [*_verdict(seen, columns), *_memory(seen.machine, columns), ""]
+    """Whether all is well, and why not; the gateway; what memory there is; then a blank line."""
+    gateway = [cut(line, columns) for line in gateway_lines(seen.document)]
+    return [*_verdict(seen, columns), *gateway, *_memory(seen.machine, columns), ""]
 
 
 def _verdict(seen: Seen, columns: int) -> list[str]:
@@ -214,7 +226,7 @@ def _share(name: str, share: float, text: str, columns: int) -> str:
 
 
 def _cells(one: Mapping[str, Any], seen: Seen) -> list[str]:
-    row = cells(one)
+    row = cells(one, seen.document)
     charts = one["pid"] is not None
     memory = seen.trends.memory(one["name"], _CHART) if charts else ""
     cpu = seen.trends.cpu(one["name"], _CHART) if charts else ""
@@ -243,6 +255,7 @@ def details(one: Mapping[str, Any], seen: Seen, columns: int) -> list[str]:
         rule,
         *_said(one, columns),
         *_facts(one, seen, columns),
+        *(cut(line, columns) for line in traffic_lines.details(one["requests"])),
         *_models(one, seen, columns),
     ]
 

@@ -10,7 +10,7 @@ from orchestrator.control.attachment import ignored_settings
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.traffic import Traffic
 from orchestrator.core.report import Usage, instance_rows, status_document
-from orchestrator.core.spec import FileIdentity, InstanceSpec
+from orchestrator.core.spec import GATEWAY, FileIdentity, InstanceSpec
 from orchestrator.core.status import ALIVE, InstanceStatus, ProcessRef
 from orchestrator.runtime.files import is_stale
 from orchestrator.runtime.identity import boot_clock
@@ -114,6 +114,7 @@ class Overview:
             rows=rows,
             state=self._reconciler.state,
             warnings=warnings,
+            names=self._traffic.names() if GATEWAY in desired or GATEWAY in observed else (),
         )
         return {**document, "applied": self._reconciler.number}
 

@@ -15,7 +15,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.fallbacks import Fallbacks
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
-from orchestrator.core.figures import Figures
+from orchestrator.core.figures import Figures, NameFigures
 from orchestrator.core.on_demand import InUse, Use
 from orchestrator.core.spec import GATEWAY
 from orchestrator.core.status import Phase
@@ -47,8 +47,16 @@ class Traffic:
         of it."""
         if not self._followers:
             return {}
-        rows = {name: one.model_dump() for name, one in self._figures.instances.items()}
-        return {**rows, GATEWAY: self._figures.whole()}
+        rows = {name: one.row() for name, one in self._figures.instances.items()}
+        return {**rows, GATEWAY: self._figures.whole.row()}
+
+    def names(self) -> list[dict[str, Any]]:
+        """The names that clients may ask for: who serves each, and how often it was asked for."""
+        said = self._figures.names
+        return [
+            {**row, **said.get(row["name"], NameFigures()).model_dump()}
+            for row in served.names_shown(self.table())
+        ]
 
     def use(self) -> InUse | None:
         """Who is at work, and when each was used last; None while the gateway has told nothing to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -219,6 +219,29 @@ class QueueConfig(Block):
     )
 
 
+Logged = Literal["all", "errors", "off"]
+
+
+class LogConfig(Block):
+    """What the gateway writes into its log: a line of JSON for a request."""
+
+    requests: Logged = Field(
+        default="all", description="Which requests have a line: all (default), errors or off."
+    )
+    content: bool = Field(
+        default=False,
+        description="Also the beginning of what was asked: prompts in a file. Default false.",
+    )
+
+
+def _as_log(value: object) -> object:
+    """A bare word is short for which requests have a line."""
+    return {"requests": value} if isinstance(value, str) else value
+
+
+Log = Annotated[LogConfig, BeforeValidator(_as_log, json_schema_input_type=Logged | LogConfig)]
+
+
 class CloudConfig(Block):
     """A server elsewhere that speaks OpenAI's protocol, to fall back to."""
 
@@ -273,6 +296,9 @@ class GatewayConfig(Block):
     )
     queue: QueueConfig = Field(
         default_factory=left_out(QueueConfig), description="Requests that have to wait."
+    )
+    log: Log = Field(
+        default_factory=left_out(LogConfig), description="What is written of requests."
     )
     fallback: FallbackConfig = Field(
         default_factory=left_out(FallbackConfig), description="Requests that a fallback serves."

@@ -18,6 +18,7 @@ from orchestrator.core.blocks import (
     GatewayConfig,
     LimitsConfig,
     LivenessConfig,
+    LogConfig,
     MemoryLimits,
     QueueConfig,
     ReadinessConfig,
@@ -65,6 +66,7 @@ _BLOCKS: dict[str | int, type[BaseModel]] = {
 _GATEWAY: dict[tuple[str | int, ...], type[BaseModel]] = {
     (): GatewayConfig,
     ("queue",): QueueConfig,
+    ("log",): LogConfig,
     ("fallback",): FallbackConfig,
     ("routes", "*"): RouteConfig,
     ("routes", "*", "to", "*"): AimConfig,

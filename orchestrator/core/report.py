@@ -286,12 +286,15 @@ def status_document(
     rows: Sequence[Mapping[str, Any]],
     state: Convergence,
     warnings: Sequence[str] = (),
+    names: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The document of `status --json`; a profile that does not parse is not converged either.
 
-    The gateway is kept like an instance, and is none: its row stands apart.
+    The gateway is kept like an instance, and is none: its row stands apart, with the `names` that
+    clients may ask for.
     """
-    gateway = next((dict(row) for row in rows if row["engine"] == GATEWAY), None)
+    gateways = ({**row, "names": list(names)} for row in rows if row["engine"] == GATEWAY)
+    gateway = next(gateways, None)
     return {
         "version": version,
         "daemon": dict(daemon) if daemon is not None else None,

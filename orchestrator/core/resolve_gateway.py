@@ -80,6 +80,8 @@ def _spec(config: GatewayConfig) -> GatewaySpec:
         routes=tuple(_route(name, route, config) for name, route in config.routes.items()),
         waiting=config.queue.size,
         patience=config.queue.deadline,
+        log=config.log.requests,
+        content=config.log.content,
         hosts=tuple(config.hosts),
         origins=tuple(config.origins),
         clouds=tuple(

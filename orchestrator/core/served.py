@@ -6,7 +6,7 @@ the keys of protected instances, so it goes over the control socket alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -49,6 +49,8 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
     return {
         "waiting": gateway.waiting,
         "patience": gateway.patience,
+        "log": gateway.log,
+        "content": gateway.content,
         "hosts": list(gateway.hosts),
         "origins": list(gateway.origins),
         "targets": [
@@ -84,6 +86,20 @@ def _names(specs: Iterable[InstanceSpec]) -> dict[str, list[dict[str, Any]]]:
 def names_of(spec: InstanceSpec) -> list[str]:
     """What clients may call it, the instance's own name first."""
     return list(dict.fromkeys(name for name, _ in (*_served(spec), *_of_models(spec))))
+
+
+def names_shown(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What there is of a table to be shown to everybody: each name, the instances that serve it,
+    which of them do so now, and what it falls back to."""
+    phases = {target["name"]: target["phase"] for target in table["targets"]}
+    rows: list[dict[str, Any]] = []
+    for row in table["names"]:
+        names = list(dict.fromkeys(aim["target"] for aim in row["aims"]))
+        ready = [name for name in names if phases.get(name) == "ready"]
+        fallback = list(row.get("fallback", ()))
+        shown = {"instances": names, "ready": ready, "fallback": fallback}
+        rows.append({"name": row["name"], **shown})
+    return rows
 
 
 def _route_row(route: RouteSpec, names: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

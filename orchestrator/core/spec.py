@@ -337,11 +337,14 @@ class TokenSpec:
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
     """What the gateway does beside listening: its routes, how many requests may wait for one
-    instance (None: by its slots), and for how many seconds. `hosts` and `origins`: see its door."""
+    instance (None: by its slots), and for how many seconds; which of them are logged, and whether
+    with what was asked. `hosts` and `origins`: see its door."""
 
     routes: tuple[RouteSpec, ...] = ()
     waiting: int | None = None
     patience: float = 30.0
+    log: str = "all"
+    content: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     clouds: tuple[CloudSpec, ...] = ()

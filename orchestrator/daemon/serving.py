@@ -60,7 +60,7 @@ class Serving:
         self._announcing = announcing
         self._read_again = read_again
         self._doors: Any = None
-        self._history = History(parts.bus, parts.reconciler)
+        self._history = History(parts.bus, parts.reconciler, parts.traffic)
         self._born = time.time()
         self._watch = Watch(lambda: parts.applied.paths, lambda: parts.applied.look_within)
         parts.applied.on_change = self._watch.look_again

@@ -13,8 +13,7 @@ from typing import Any
 
 from orchestrator.core.spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
-from orchestrator.gateway.access_log import line_of
-from orchestrator.gateway.call import Record
+from orchestrator.gateway.access_log import AccessLog
 from orchestrator.gateway.clients import Clients, most_connections
 from orchestrator.gateway.door import Door
 from orchestrator.gateway.exchange import Exchanges
@@ -22,6 +21,7 @@ from orchestrator.gateway.figures import Figures
 from orchestrator.gateway.front import Front
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Table, Target
 
@@ -33,6 +33,9 @@ ASK_AGAIN = 1.0
 
 REPORT = 0.5
 """Seconds between two reports of what is under way."""
+
+REST = 10.0
+"""Seconds between two reports while nothing was for a while, but shares still change."""
 
 DRAIN = 8.0
 """Seconds that requests under way get when the gateway is told to end: less than its grace."""
@@ -52,13 +55,15 @@ def main() -> None:
 
 async def _run(host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
-    room, figures, clients = Room(), Figures(), Clients(most_connections())
+    room, figures, log, clients = Room(), Figures(), AccessLog(), Clients(most_connections())
     known, stirred, waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
     door = Door(os.environ.get(GATEWAY_TOKEN, ""), frozenset({socket.gethostname().lower()}))
 
     def take(table: Table, body: dict[str, Any]) -> None:
         room.size = body.get("waiting", room.size)
         room.deadline = body.get("patience", room.deadline)
+        log.requests = body.get("log", log.requests)
+        log.content = body.get("content", log.content)
         door.update(body.get("hosts", ()), body.get("origins", ()))
         door.tokens = table.tokens
         room.update(table)
@@ -75,9 +80,20 @@ async def _run(host: str, port: int) -> None:
     room.on_leave = left
     room.on_wait = waited.set
 
+    def wake() -> None:
+        # Once: what comes then is told of at the usual pace.
+        if not figures.lively:
+            stirred.set()
+
+    def begun(record: Record) -> None:
+        wake()
+        figures.begin(record)
+
     def told(record: Record, request: Request) -> None:
-        figures.add(record, loop.time())
-        link.log(line_of(record, request, now=loop.time()))
+        now = loop.time()
+        wake()
+        figures.add(record, now)
+        log.put(record, request, now)
 
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,7 +107,7 @@ async def _run(host: str, port: int) -> None:
         return_when=asyncio.FIRST_COMPLETED,
     )
     known_task.cancel()
-    front = Front(room, Exchanges(room), told, door)
+    front = Front(room, Exchanges(room), told, door, begun)
     server = await loop.create_server(lambda: Inbound(front, clients), host, port, backlog=1024)
     async with server:
         work = [
@@ -108,6 +124,7 @@ async def _run(host: str, port: int) -> None:
         for one in work:
             one.cancel()
         await asyncio.gather(*(client.end() for client in clients.everyone))
+        log.flush()
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:
@@ -139,14 +156,16 @@ async def _want(room: Room, waited: asyncio.Event) -> None:
 
 async def _report(room: Room, figures: Figures, stirred: asyncio.Event) -> None:
     """Tell the daemon what is under way, whenever that has changed: twice a second, and at once
-    when it may wait for it (`stirred`)."""
+    when it may wait for it (`stirred`). While nothing happens, nobody wakes up for it."""
     before: dict[str, Any] = {}
+    loop = asyncio.get_running_loop()
     while True:
-        now = figures.as_json(room, asyncio.get_running_loop().time())
-        if now != before and await link.tell(now):
-            before = now
+        now = figures.as_json(room, loop.time())
+        told = now == before or await link.tell(now)
+        before = now if told else before
+        pause = REPORT if figures.lively or not told else REST if figures.settles else None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REPORT):
+            async with asyncio.timeout(pause):
                 await stirred.wait()
         stirred.clear()
 

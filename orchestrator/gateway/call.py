@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.gateway import form, ollama_ask
 from orchestrator.gateway.answers import Protocol
-from orchestrator.gateway.message import Headers, Request
+from orchestrator.gateway.message import Request
 from orchestrator.gateway.ollama_ask import Asked, AskError, Json
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.table import Route, Target
-
-
-@dataclass(slots=True)
-class Record:
-    """What the access log and the figures are made of; times are seconds of the loop's clock."""
-
-    began: float
-    id: str = ""
-    client: str = ""
-    named: bool = False
-    """`client` is the name of its token."""
-    model: str = ""
-    target: str = ""
-    status: int = 0
-    waited: float = 0.0
-    first_byte: float | None = None
-    sent: int = 0
-    fallbacks: int = 0
-    retries: int = 0
-    lost: bool = False
-    marks: Headers = field(default_factory=Headers)
-    """Headers that the answer carries, whoever gives it."""
 
 
 @dataclass(slots=True)

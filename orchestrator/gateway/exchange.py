@@ -135,7 +135,7 @@ class Exchanges:
             if seat.target.is_cloud or (sent and not call.repeatable):
                 # What was sent may have been worked on: it is paid for, or done.
                 break
-            call.record.retries += 1
+            call.record.retried.append(seat.target.name)
         raise _NextError("failing", 502, "lost", lost)
 
     async def _seat(self, inbound: Inbound, call: Call, leg: _Leg) -> Seat:

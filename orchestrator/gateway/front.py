@@ -14,12 +14,13 @@ from urllib.parse import unquote
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
 from orchestrator.gateway import answers, form, listing
-from orchestrator.gateway.call import Call, Record
+from orchestrator.gateway.call import Call
 from orchestrator.gateway.door import Door, Refused, is_preflight
 from orchestrator.gateway.exchange import Exchanges
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import Request, document, text
 from orchestrator.gateway.ollama_ask import Json
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route, Table
 
@@ -79,14 +80,20 @@ class RefusedError(Exception):
         self.why = Refused(status, code, message, hint)
 
 
+def _nobody(_record: Record) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(slots=True)
 class Front:
-    """Answers every request of every client. `told` is called with each when it is over."""
+    """Answers every request of every client. `begun` is called with each as it comes, `told` when
+    it is over."""
 
     room: Room
     exchanges: Exchanges
     told: Callable[[Record, Request], None]
     door: Door = field(default_factory=Door)
+    begun: Callable[[Record], None] = _nobody
 
     def refusal(self, request: Request) -> bytes | None:
         """The answer to a request that is not let in."""
@@ -101,6 +108,11 @@ class Front:
     async def answer(self, inbound: Inbound, request: Request) -> None:
         """Write the answer to one request that was let in."""
         record = self._record(request)
+        record.client = inbound.peer
+        if request.path in HEALTH:
+            self._say(inbound, record, {"status": "ok"})
+            return
+        self.begun(record)
         try:
             call = self._answer(inbound, request, record)
             if call is not None:
@@ -108,11 +120,10 @@ class Front:
         except RefusedError as error:
             self._refuse(inbound, request, record, error.why)
         except asyncio.CancelledError:
-            record.status = record.status or 499
+            record.status, record.gone = record.status or 499, True
             raise
         finally:
-            if request.path not in HEALTH:
-                self.told(record, request)
+            self.told(record, request)
 
     def _record(self, request: Request) -> Record:
         """A request begins. What its client calls it is kept, where that can go anywhere."""
@@ -127,9 +138,7 @@ class Front:
         `RefusedError`."""
         path = request.path
         looks = request.method in (b"GET", b"HEAD")
-        if path in HEALTH:
-            self._say(inbound, record, {"status": "ok"})
-        elif is_preflight(request):
+        if is_preflight(request):
             record.status = 204
             inbound.say(text(204, "", *record.marks, *self.door.allowances(request)))
         elif looks and path == "/":

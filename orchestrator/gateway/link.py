@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -70,11 +69,3 @@ async def _post(route: bytes, what: dict[str, Any], path: str) -> bool:
         finally:
             writer.close()
     return False
-
-
-def log(text: str) -> None:
-    """The gateway's output is its log, as that of any instance."""
-    # A full disk stops no request.
-    with contextlib.suppress(OSError):
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()

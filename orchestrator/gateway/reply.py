@@ -13,10 +13,8 @@ from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
 from orchestrator.gateway.ollama_say import Asker, Say, say
 from orchestrator.gateway.outbound import Head, Outbound
+from orchestrator.gateway.record import STREAMS
 from orchestrator.gateway.table import Target
-
-STREAMS = (b"text/event-stream", b"application/x-ndjson")
-"""Answers that can be ended by an error after they have begun."""
 
 OURS = (b"access-control-", b"x-request-id", b"x-orchestrate-instance")
 """Beginnings of headers that are the gateway's to say: which pages may read an answer, and whose it
@@ -31,6 +29,7 @@ class Reply:
         "_begun",
         "_call",
         "_chunked",
+        "_flow",
         "_head",
         "_inbound",
         "_loop",
@@ -60,6 +59,9 @@ class Reply:
         self._tail = b""
         self._streams = _is_stream(head)
         call.record.target, call.record.status = target.name, head.status
+        self._flow = call.record.watch(
+            call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
+        )
         self._unsent = b""
         if call.begun:
             # It has begun as a stream while nobody served it.
@@ -75,6 +77,7 @@ class Reply:
         """A piece of the instance's answer has come. It waits where the client does not take it."""
         if self._call.record.first_byte is None:
             self._call.record.first_byte = self._loop.time()
+        self._flow.take(piece)
         self._send(piece if self._say is None else self._say.feed(piece))
         if self._inbound.full:
             self._outbound.pause()

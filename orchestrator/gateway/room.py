@@ -220,6 +220,11 @@ class Room:
             counts[name] += count
         return counts
 
+    @property
+    def waiters(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def waiting_for(self) -> Counter[str]:
         """How many wait, by target; one that could go to several counts for each."""
         counts: Counter[str] = Counter()

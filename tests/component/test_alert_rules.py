@@ -21,6 +21,7 @@ RULES = Path(__file__).parent.parent.parent / "docs" / "prometheus" / "alerts.ym
 DAEMON = 'job="orchestrate", host="box:7717"'
 CODER = f'{DAEMON}, instance="coder"'
 MODEL = f'{CODER}, model="tiny:latest"'
+CHAT = f'{DAEMON}, model="chat"'
 
 WELL = {
     'up{job="orchestrate", host="box:7717", instance="box:7717"}': "1x120",
@@ -50,6 +51,16 @@ WELL = {
     f'orchestrate_instance_model_state{{{MODEL}, state="failed"}}': "0x120",
     f"orchestrate_instance_model_done_bytes{{{MODEL}}}": "0+1000x120",
     f"orchestrate_relay_up{{{CODER}}}": "1x120",
+    f"orchestrate_gateway_up{{{DAEMON}}}": "1x120",
+    f'orchestrate_gateway_requests_total{{{CODER}, outcome="2xx"}}': "0+100x120",
+    f'orchestrate_gateway_requests_total{{{CODER}, outcome="5xx"}}': "0+1x120",
+    f'orchestrate_gateway_requests_total{{{CODER}, outcome="lost"}}': "0+1x120",
+    f'orchestrate_gateway_requests_total{{{CODER}, outcome="4xx"}}': "0+50x120",
+    f'orchestrate_gateway_own_answers_total{{{DAEMON}, code="404"}}': "0+3x120",
+    f'orchestrate_gateway_own_answers_total{{{DAEMON}, code="429"}}': "0x120",
+    f"orchestrate_gateway_waiting{{{CODER}}}": "0 1 5 0x120",
+    f"orchestrate_gateway_model_requests_total{{{CHAT}}}": "0+10x120",
+    f"orchestrate_gateway_fallbacks_total{{{CHAT}}}": "0+3x120",
 }
 """Two hours of one instance, a sample a minute, with one restart in it."""
 
@@ -139,6 +150,23 @@ WRONG: dict[str, list[Wrong]] = {
     ],
     "OrchestrateDescriptorsLow": [Wrong({series("process_open_fds"): "1000x60"}, 6, {}, "")],
     "OrchestrateEngineMetricsMissing": [Wrong({series("orchestrate_relay_up"): "0x60"}, 16)],
+    "OrchestrateGatewayDown": [Wrong({series("orchestrate_gateway_up"): "0x60"}, 3, {}, "")],
+    "OrchestrateGatewayErrors": [
+        Wrong({series("orchestrate_gateway_requests_total", broken): "0+20x60"}, 12)
+        for broken in ("5xx", "lost")
+    ],
+    "OrchestrateGatewayTurnsAway": [
+        Wrong(
+            {series("orchestrate_gateway_own_answers_total", "429"): "0+2x60"},
+            12,
+            {"code": "429"},
+            "",
+        )
+    ],
+    "OrchestrateGatewayQueue": [Wrong({series("orchestrate_gateway_waiting"): "3x60"}, 11)],
+    "OrchestrateGatewayFallbacks": [
+        Wrong({series("orchestrate_gateway_fallbacks_total"): "0+6x60"}, 12, {"model": "chat"}, "")
+    ],
 }
 
 QUIET: dict[str, Wrong] = {
@@ -158,6 +186,17 @@ QUIET: dict[str, Wrong] = {
         {series("orchestrate_instance_model_done_bytes"): "_x20 5x60"}, 30
     ),
     "OrchestrateDown": Wrong({UP: "1x2 0 1x60"}, 4),
+    # What is over, and what nobody asks for any more.
+    "OrchestrateGatewayTurnsAway": Wrong(
+        {series("orchestrate_gateway_own_answers_total", "429"): "0+2x5 10x60"}, 16
+    ),
+    "OrchestrateGatewayFallbacks": Wrong(
+        {
+            series("orchestrate_gateway_fallbacks_total"): "0+6x5 30x60",
+            series("orchestrate_gateway_model_requests_total"): "0+10x5 50x60",
+        },
+        16,
+    ),
 }
 """What looks like it, and is none."""
 

@@ -51,7 +51,7 @@ def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def value(text: str, name: str, **labels: str) -> float:
+def value(text: str, name: str, /, **labels: str) -> float:
     """That of the one sample with these labels, whatever others it has."""
     (only,) = [v for had, v in samples(text)[name] if labels.items() <= had.items()]
     return only
@@ -131,6 +131,32 @@ def test_what_is_written_is_what_the_table_says() -> None:
         labels = TABLE[re.sub("_(bucket|count|sum)$", "", name)].labels
         for had, _ in rows:
             assert tuple(key for key in had if key != "le") == tuple(sorted(labels)), name
+
+
+def test_what_the_gateway_told_is_written() -> None:
+    text = text_of(moment_of(observed_of(["a", "other"])))
+    requests = "orchestrate_gateway_requests_total"
+    assert value(text, requests, instance="a", outcome="5xx") == 1.0
+    assert value(text, requests, instance="a", outcome="lost") == 0.0
+    assert value(text, "orchestrate_gateway_own_answers_total", code="418") == 1.0
+    assert value(text, "orchestrate_gateway_own_answers_total", code="503") == 0.0
+    first = "orchestrate_gateway_first_token_seconds"
+    assert value(text, f"{first}_bucket", instance="a", le="1.0") == 4.0
+    assert value(text, f"{first}_bucket", instance="a", le="+Inf") == 4.0
+    assert value(text, f"{first}_sum", instance="a") == 1.25
+    assert value(text, "orchestrate_gateway_fallbacks_total", model="other") == 2.0
+    assert (
+        value(text, "orchestrate_gateway_client_tokens_total", client="a", kind="generated") == 11
+    )
+
+
+def test_without_a_gateway_nothing_is_said_of_one() -> None:
+    moment = moment_of(observed_of(["a"]))
+    without = {**moment.document, "gateway": None}
+    assert "orchestrate_gateway" not in text_of(replace(moment, document=without))
+    # It is declared, but tells of nothing yet.
+    text = text_of(replace(moment, figures=None))
+    assert {name for name in samples(text) if "gateway" in name} == {"orchestrate_gateway_up"}
 
 
 def test_names_follow_the_conventions() -> None:

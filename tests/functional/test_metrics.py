@@ -28,7 +28,8 @@ from prometheus_client import parser
 
 from tests.conftest import KEPT, MARK, processes_that_stay
 from tests.fakes import fake
-from tests.look import client, pids, until_phase, until_row
+from tests.gateway_client import ask, stream
+from tests.look import client, pids, status, until_phase, until_row
 from tests.machine_has import needs_program
 from tests.world import World, kill
 
@@ -57,6 +58,8 @@ FIRES = {
     "OrchestrateInstanceStale",
     "OrchestrateModelFailed",
     "OrchestrateEngineMetricsMissing",
+    "OrchestrateGatewayTurnsAway",
+    "OrchestrateGatewayFallbacks",
 }
 """What is wrong in the world of these tests."""
 
@@ -70,6 +73,9 @@ QUIET = {
     "OrchestrateStalled": "there is no bug",
     "OrchestrateReconcileSlow": "the reconciler is quick",
     "OrchestrateDescriptorsLow": "there are descriptors",
+    "OrchestrateGatewayDown": "it runs",
+    "OrchestrateGatewayErrors": "what is asked through it answers",
+    "OrchestrateGatewayQueue": "there are slots",
 }
 """What is not; `promtool test rules` shows that these fire, too."""
 
@@ -199,7 +205,12 @@ def good(world: World) -> Path:
         "liveness": {"mode": "inference", "interval": "500ms", "slow": "1ms", "down": "10s"},
         "restart": {"initial": "10ms", "limit": "100 in 1m"},
     }
-    return world.profile({"coder": coder}, name="good.yaml")
+    gateway = {
+        "port": world.port(),
+        "routes": {"chat": {"to": ["resting"], "fallback": ["coder"]}},
+    }
+    instances = {"coder": coder, "resting": {"port": "auto"}}
+    return world.profile(instances, name="good.yaml", gateway=gateway)
 
 
 @contextmanager
@@ -263,6 +274,7 @@ def troubled(made: Scraped, stranger: int) -> None:
         pid = pids(world)["coder"]
         kill(pid)
         until_row(world, "coder", lambda r, old=pid: r["phase"] == "ready" and r["pid"] != old)
+    served_and_turned_away(made)
     # The same content, but another file.
     model = world.folder / "own.gguf"
     shutil.copy(world.model, model)
@@ -300,6 +312,20 @@ def troubled(made: Scraped, stranger: int) -> None:
     world.run("apply", "--add", "--no-wait", other)
     world.write("wrong.yaml", "instances: {a: {prot: 1}}\n")
     made.until_found("orchestrate_profile_ok == 0")
+
+
+def served_and_turned_away(made: Scraped) -> None:
+    """A fallback answers for one that is held, and nobody for its own name."""
+    world = made.world
+    world.run("stop", "resting")
+    made.until_found('orchestrate_gateway_own_answers_total{code="503"} == 0')
+    made.until_found('orchestrate_gateway_fallbacks_total{model="chat"} == 0')
+    port = status(world)["gateway"]["port"]
+    # A histogram is there from the first one on; of what comes after that, there is a rate.
+    for count in (1, 2, 3):
+        assert stream(port, "chat")[-2] == b"data: [DONE]"
+        assert ask(port, "resting")["error"]["code"]
+        made.until_found(f"orchestrate_gateway_first_token_seconds_count == {count}")
 
 
 # --- Prometheus -----------------------------------------------------------------------------------

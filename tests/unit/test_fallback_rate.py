@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from orchestrator.core.fallback_rate import too_many, words
 from orchestrator.core.figures import NameFigures
 from orchestrator.core.spec import GatewaySpec, RouteAim, RouteSpec
-from orchestrator.gateway.call import Record
-from orchestrator.gateway.figures import ENOUGH, RECENT, RECENT_FOR, Figures
+from orchestrator.gateway.figures import ENOUGH, LAST, LATELY, Figures
+from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room
 from orchestrator.gateway.table import Aim, Route, Table
 
@@ -41,16 +41,16 @@ def recent(figures: Figures, now: float) -> float | None:
     return figures.as_json(room, now)["names"]["chat"]["recent"]
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=3 * RECENT))
+@given(st.lists(st.booleans(), min_size=1, max_size=3 * LAST))
 def test_the_last_requests_count(fell: list[bool]) -> None:
     figures = Figures()
     for one in fell:
         record = Record(0.0, model="chat", target="b" if one else "a", fallbacks=int(one))
         figures.add(record, 1.0)
-    last = fell[-RECENT:]
+    last = fell[-LAST:]
     expected = round(sum(last) / len(last), 4) if len(last) >= ENOUGH else None
     assert recent(figures, 1.0) == expected
-    assert recent(figures, 2.0 + RECENT_FOR) is None, "what was long ago says nothing"
+    assert recent(figures, 2.0 + LATELY) is None, "what was long ago says nothing"
 
 
 def test_what_no_fallback_could_serve_either_is_none_that_it_served() -> None:

@@ -12,7 +12,12 @@ from tests import metric_page
 NAME = re.compile(r"orchestrate(_[a-z]+)+")
 
 OF_INSTANCES = {"instance", "engine", "model", "profiles", "managed", "phase", "reason", "cause"}
-BOUNDED = OF_INSTANCES | {"alert", "class", "state", "profile", "file", "type", "gpu", "version"}
+OF_GATEWAYS = {"outcome", "code", "kind", "name", "client"}
+BOUNDED = (
+    OF_INSTANCES
+    | OF_GATEWAYS
+    | {"alert", "class", "state", "profile", "file", "type", "gpu", "version"}
+)
 """Labels that have few values: of what is declared now, or of a fixed set of words."""
 
 

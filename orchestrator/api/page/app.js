@@ -4,6 +4,7 @@ import { $, clock, fill, h, mark, say, set } from './dom.js';
 import { events, Live } from './daemon.js';
 import { machine, refresh } from './charts.js';
 import { addEvents, drawAll, showInstances, showTimeline } from './instances.js';
+import { drawGateway, showGateway } from './gateway.js';
 import * as logs from './logs.js';
 import * as models from './models.js';
 import * as profiles from './profiles.js';
@@ -23,8 +24,9 @@ function seen(fresh, happened, returned) {
   at = Date.now();
   showVerdict();
   showInstances(status.instances);
+  showGateway(status.gateway);
   addEvents(happened);
-  const names = status.instances.map((row) => row.name);
+  const names = kept();
   logs.names(names);
   profiles.running(status.instances);
   editor.running(Object.assign([...status.instances], { profiles: status.profiles }));
@@ -38,6 +40,9 @@ function seen(fresh, happened, returned) {
   if (first) events(150).then((old) => (addEventsFirst(old)), () => {});
   if (returned && view === 'logs') logs.again();
 }
+
+// Whatever has a process, and so a log and a past.
+const kept = () => [...status.instances, status.gateway].filter(Boolean).map((row) => row.name);
 
 // What the stream told before the past was there comes after it.
 function addEventsFirst(old) {
@@ -113,8 +118,9 @@ function connection(state) {
 
 async function look() {
   if (document.hidden || !status) return;
-  await Promise.allSettled([refresh(status.instances.map((row) => row.name)), machine()]);
+  await Promise.allSettled([refresh(kept()), machine()]);
   drawAll();
+  drawGateway();
 }
 
 // --- views -------------------------------------------------------------------------------------

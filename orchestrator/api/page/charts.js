@@ -25,6 +25,11 @@ export function note(row) {
   tail[row.name] = { memory_bytes: alive ? row.memory_bytes : null, cpu_percent: alive ? row.cpu_percent : null };
 }
 
+export function noteTraffic(row) {
+  const { requests_s = null, first_token_s = null } = row.requests ?? {};
+  tail[row.name] = { requests_s, first_token_s };
+}
+
 export function spark(label) {
   const svg = document.createElementNS(SVG, 'svg');
   svg.setAttribute('viewBox', `0 0 ${WIDTH} ${HEIGHT}`);

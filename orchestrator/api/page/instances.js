@@ -3,6 +3,7 @@
 
 import { $, ask, bytes, clock, counted, fill, h, lasting, mark, say, set, toast } from './dom.js';
 import { isKept, part, post } from './daemon.js';
+import { traffic } from './gateway.js';
 import { draw, note, percent, spark } from './charts.js';
 
 export const MARKS = {
@@ -43,6 +44,7 @@ function newCard(name) {
   card.model = h('span', { class: 'model' });
   card.where = h('span', { class: 'where' });
   card.restarts = h('span', { class: 'restarts' });
+  card.traffic = h('span', { class: 'traffic' });
   card.told = h('div', { class: 'told' });
   card.pulls = h('ul', { class: 'pulls' });
   card.start = button('Start', () => act(card, 'start'));
@@ -57,7 +59,7 @@ function newCard(name) {
   card.node = h('li', { class: 'sheet card', 'data-name': name },
     h('div', { class: 'who' }, card.mark, h('h3', null, name), card.phase, card.since),
     h('div', { class: 'acts' }, h('a', { class: 'button', href: `#/logs/${part(name)}`, 'aria-label': `Logs of ${name}` }, 'Logs'), card.start, card.restart, card.stop, card.more),
-    h('div', { class: 'what' }, card.model, card.where, card.restarts),
+    h('div', { class: 'what' }, card.model, card.where, card.traffic, card.restarts),
     h('div', { class: 'gauges' }, card.memory.node, card.cpu.node),
     card.told, card.pulls, card.facts);
   return card;
@@ -83,6 +85,7 @@ function update(card, row) {
   set(card.phase, row.held && row.phase === 'stopped' ? 'stopped by hand' : row.phase);
   set(card.model, row.model || (row.engine === 'ollama' ? modelsHeld(row) : row.engine));
   showWhere(card, row);
+  set(card.traffic, traffic(row.requests));
   const cause = lastEnd(row.name);
   set(card.restarts, row.restarts ? `${counted(row.restarts, 'restart')}${cause ? ` · ${cause.reason || cause.type} ${clock(cause.time)}` : ''}` : '');
   const alive = ALIVE.includes(row.phase);
