@@ -57,14 +57,8 @@ class ProcStat:
 
 def read_stat(pid: int) -> ProcStat | None:
     """None when there is no such process (any more)."""
-    # Bare calls: a look at a hundred instances is mostly made of this.
-    try:
-        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            raw = os.read(file, 2048)
-        finally:
-            os.close(file)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    raw = _stat_line(pid)
+    if raw is None:
         return None
     # The name stands in parentheses and may hold anything, parentheses too: cut at the last one.
     open_at, close_at = raw.find(b"("), raw.rfind(b")")
@@ -83,6 +77,24 @@ def read_stat(pid: int) -> ProcStat | None:
         start_ticks=int(f[19]),
         rss_pages=int(f[21]),
     )
+
+
+def raw_stat(pid: int) -> list[bytes] | None:
+    """All of `/proc/PID/stat` after the name: its third field (the state) comes first."""
+    raw = _stat_line(pid)
+    return None if raw is None else raw[raw.rfind(b")") + 1 :].split()
+
+
+def _stat_line(pid: int) -> bytes | None:
+    # Bare calls: a look at a hundred instances is mostly made of this.
+    try:
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, 2048)
+        finally:
+            os.close(file)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
 
 
 def all_pids() -> Iterator[int]:

@@ -1,8 +1,8 @@
 """One instance's processes: started in a session of their own, watched by pidfd, ended as a group.
 
 `Process` is the same for a child and for a process that an earlier daemon started: a pidfd that
-becomes readable when the leader exits. Only the exit status needs parenthood. Whoever holds a
-`Process` may await `ended` as often as wanted; it resolves once the whole group is gone.
+becomes readable when the leader exits. Whoever holds a `Process` may await `ended` as often as
+wanted; it resolves once the whole group is gone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from orchestrator.errors import StartError
 from orchestrator.runtime import descriptors
 from orchestrator.runtime.hard_limits import joining
 from orchestrator.runtime.identity import group_members, open_verified, ref_of
+from orchestrator.runtime.others_exit import wait_status
 
 KILL_WAIT = 5.0
 """Seconds that SIGKILL may take, before what is left of a group is given up as unkillable."""
@@ -29,7 +30,8 @@ KILL_WAIT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a leader ended. `code` is None when we are not its parent, or a signal ended it.
+    """How a leader ended. `code` is None when a signal ended it. Both are, when nobody says it: we
+    are not its parent, and the kernel is too old to be asked.
 
     `peak` is the most memory that it, or a child that it waited for, had at once, in bytes; 0
     where that is not known.
@@ -45,6 +47,14 @@ class Exit:
         if self.code is not None:
             return f"exited with code {self.code}"
         return "exited (adopted: its exit code is not known)"
+
+
+def _exit_of(status: int | None, *, peak: int = 0) -> Exit:
+    """What a wait status says; None says nothing."""
+    if status is None:
+        return Exit(peak=peak)
+    code = os.waitstatus_to_exitcode(status)
+    return Exit(signal=-code, peak=peak) if code < 0 else Exit(code=code, peak=peak)
 
 
 def signal_name(number: int) -> str:
@@ -79,16 +89,15 @@ class Process:
 
     def _reap(self) -> Exit:
         if self._popen is None:
-            return Exit()
+            return _exit_of(wait_status(self._pidfd, self.ref))
         try:
             _, status, usage = os.wait4(self._popen.pid, 0)
         except ChildProcessError:
             # Somebody waits for all children of this process, and was quicker.
             self._popen.returncode = 0
-            return Exit()
-        self._popen.returncode = code = os.waitstatus_to_exitcode(status)
-        peak = usage.ru_maxrss * 1024
-        return Exit(signal=-code, peak=peak) if code < 0 else Exit(code=code, peak=peak)
+            return _exit_of(wait_status(self._pidfd, self.ref))
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        return _exit_of(status, peak=usage.ru_maxrss * 1024)
 
     @property
     def alive(self) -> bool:

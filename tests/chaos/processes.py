@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import time
 import urllib.error
@@ -18,6 +19,9 @@ from tests.chaos.fault import LOADED_AGAIN, Draw, Fault, quietly
 STALL = 0.2
 """Seconds that something stands still for, and goes on."""
 
+TELLS_OTHERS = tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 15)
+"""Whether this kernel tells a daemon how a process ended that an earlier one started."""
+
 DEADLY = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM)
 
 
@@ -29,7 +33,7 @@ def crash(draw: Draw) -> Fault | None:
     number = draw.random.choice(DEADLY)
     world = draw.world
     polite = number == signal.SIGTERM and world.declared.wanted()[name].policy == "on-failure"
-    if polite and draw.paired:
+    if polite and (draw.paired or not TELLS_OTHERS):
         # Whether anybody is there to see how it ended would be chance.
         number, polite = signal.SIGKILL, False
     if polite:
