@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -39,6 +41,10 @@ class Document(JSONResponse):
 
 def encoded(content: Any) -> bytes:
     """JSON as it is sent."""
+    # Three times as quick, and nearly always in ASCII of its own accord.
+    with contextlib.suppress(PydanticSerializationError):
+        if (raw := to_json(content)).isascii():
+            return raw
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 

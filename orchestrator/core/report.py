@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
@@ -23,14 +23,16 @@ from orchestrator.core.status import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a process group takes: resident bytes, percent of one core, and the seconds of CPU that
     it has taken in all, which never fall."""
 
     memory_bytes: int = 0
     cpu_percent: float = 0.0
     cpu_seconds: float = 0.0
+
+
+_NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def instance_rows(
             rows.append(_pending_row(spec, plan, status))
         else:
             row = _row(spec, status, now, usage.get(name), stale.get(name, False))
-            rows.append({**row, **_held_back(plan.pending.get(name))})
+            row.update(_held_back(plan.pending.get(name)))
+            rows.append(row)
     rows += [
         _row(status.spec, status, now, usage.get(name), stale.get(name, False))
         for name, status in observed.items()
@@ -135,7 +138,7 @@ def _row(
 ) -> dict[str, Any]:
     """What runs is described by the spec that runs; whose it is, by the one that is declared."""
     runs = status.spec if status.phase in ALIVE else spec
-    took = usage or Usage()
+    took = usage or _NOTHING
     alive = status.process is not None or not status.managed
     rejected = status.rejected if is_rejected(spec, status) and not status.held else None
     return {

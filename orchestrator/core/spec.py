@@ -47,6 +47,9 @@ class InputFile:
     identity: FileIdentity | None
 
 
+_REACHED_BY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where an instance listens. `prefix` is its URL prefix, without a trailing slash."""
@@ -59,7 +62,7 @@ class Endpoint:
     @property
     def connect_host(self) -> str:
         """The address to reach it from this machine: a wildcard bind is reached by loopback."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        return _REACHED_BY.get(self.host, self.host)
 
     @property
     def authority(self) -> str:

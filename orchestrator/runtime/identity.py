@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from typing import NamedTuple
 
 from orchestrator.core.status import ProcessRef
 
@@ -36,9 +36,11 @@ def state_id(state_dir: str) -> str:
     return sha256(f"{os.getuid()}:{os.path.realpath(state_dir)}".encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class ProcStat:
-    """What `/proc/PID/stat` says, as far as we use it. CPU in clock ticks, memory in pages."""
+class ProcStat(NamedTuple):
+    """What `/proc/PID/stat` says, as far as we use it. CPU in clock ticks, memory in pages.
+
+    A tuple, for it is made hundreds of times at one look.
+    """
 
     pid: int
     comm: str
@@ -66,17 +68,9 @@ def read_stat(pid: int) -> ProcStat | None:
         return None
     comm = raw[open_at + 1 : close_at].decode("utf-8", "replace")
     f = raw[close_at + 2 :].split(None, 22)
-    return ProcStat(
-        pid=pid,
-        comm=comm,
-        state=f[0].decode("ascii"),
-        parent=int(f[1]),
-        group=int(f[2]),
-        session=int(f[3]),
-        cpu_ticks=int(f[11]) + int(f[12]),
-        start_ticks=int(f[19]),
-        rss_pages=int(f[21]),
-    )
+    state, parent, group, session = f[0].decode("ascii"), int(f[1]), int(f[2]), int(f[3])
+    cpu_ticks, start_ticks, rss_pages = int(f[11]) + int(f[12]), int(f[19]), int(f[21])
+    return ProcStat(pid, comm, state, parent, group, session, cpu_ticks, start_ticks, rss_pages)
 
 
 def raw_stat(pid: int) -> list[bytes] | None:
@@ -97,11 +91,9 @@ def _stat_line(pid: int) -> bytes | None:
         return None
 
 
-def all_pids() -> Iterator[int]:
+def all_pids() -> list[int]:
     """Every pid that is visible now."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            yield int(entry)
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
 def all_stats() -> list[ProcStat]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from orchestrator.core.report import Usage
 from orchestrator.core.status import ProcessRef
@@ -22,6 +23,14 @@ _Key = ProcessRef | int
 """Whose usage: a group of ours by its leader, somebody else's process by its pid."""
 
 
+class _Count(NamedTuple):
+    """CPU ticks of the processes there were at the last look, and all that were ever seen used."""
+
+    key: _Key
+    ticks: int
+    spent: int
+
+
 class UsageMeter:
     """Sampled when somebody looks. The first time that costs one reading of the process table;
     after that a look at those that count, and at those that are new."""
@@ -32,8 +41,7 @@ class UsageMeter:
         self._whole_at = float("-inf")
         self._keys: dict[str, _Key] = {}
         self._taken_at = 0.0
-        self._ticks: dict[_Key, int] = {}
-        self._spent: dict[_Key, int] = {}
+        self._counts: dict[str, _Count] = {}
         self._last: dict[str, Usage] = {}
 
     def read(
@@ -47,32 +55,31 @@ class UsageMeter:
         keys: dict[str, _Key] = {**leaders, **(foreign or {})}
         now = time.monotonic()
         # By what they are: of another process of that name nothing is known yet.
-        if now - self._taken_at < MIN_SPAN and keys == self._keys:
+        anew = keys != self._keys
+        if not anew and now - self._taken_at < MIN_SPAN:
             return self._last
-        stats = self._stats(now, anew=keys != self._keys)
-        self._keys = keys
-        span = now - self._taken_at
-        found: dict[str, Usage] = {}
-        ticks: dict[_Key, int] = {}
-        spent: dict[_Key, int] = {}
-        counted: set[int] = set()
+        stats = self._stats(now, anew=anew)
         groups: dict[int, list[ProcStat]] = {}
         for stat in stats:
             groups.setdefault(stat.group, []).append(stat)
+        span = now - self._taken_at
+        found: dict[str, Usage] = {}
+        counts: dict[str, _Count] = {}
+        counted: set[int] = set()
         for name, key in keys.items():
-            own = tree(key, stats) if isinstance(key, int) else groups.get(key.pid, [])
-            ticks[key] = sum(stat.cpu_ticks for stat in own)
-            before = self._ticks.get(key)
-            busy = 0 if before is None else max(ticks[key] - before, 0)
-            # What a member has used that has ended since is not to be seen any more, but was used.
-            spent[key] = self._spent.get(key, ticks[key] - busy) + busy
-            memory = sum(stat.rss_pages for stat in own) * _PAGE
+            own = tree(key, stats) if isinstance(key, int) else groups.get(key.pid, ())
+            ticks = pages = 0
+            for stat in own:
+                ticks += stat.cpu_ticks
+                pages += stat.rss_pages
+                counted.add(stat.pid)
+            known = self._counts.get(name)
+            busy, spent = _since(known, ticks) if known and known.key == key else (0, ticks)
+            counts[name] = _Count(key, ticks, spent)
             percent = 100.0 * busy / _TICKS / span if span else 0.0
-            found[name] = Usage(memory, percent, spent[key] / _TICKS)
-            counted.update(stat.pid for stat in own)
+            found[name] = Usage(pages * _PAGE, percent, spent / _TICKS)
         self._strangers.update(stat.pid for stat in stats if stat.pid not in counted)
-        self._taken_at, self._last = now, found
-        self._ticks, self._spent = ticks, spent
+        self._keys, self._taken_at, self._counts, self._last = keys, now, counts, found
         return found
 
     def _stats(self, now: float, *, anew: bool) -> list[ProcStat]:
@@ -82,8 +89,14 @@ class UsageMeter:
             self._whole_at = now
         pids = set(all_pids())
         self._strangers &= pids
-        stats = (read_stat(pid) for pid in pids - self._strangers)
-        return [stat for stat in stats if stat is not None]
+        return [stat for pid in pids - self._strangers if (stat := read_stat(pid)) is not None]
+
+
+def _since(known: _Count, ticks: int) -> tuple[int, int]:
+    """Ticks used since then, and in all: what a member has used that has ended since is not to be
+    seen any more, but was used."""
+    busy = max(ticks - known.ticks, 0)
+    return busy, known.spent + busy
 
 
 def tree(root: int, stats: Sequence[ProcStat]) -> list[ProcStat]:

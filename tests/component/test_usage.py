@@ -107,12 +107,12 @@ def test_the_cpu_that_was_used_in_all_never_falls(monkeypatch: pytest.MonkeyPatc
     leader = ProcessRef(7, 1, "boot")
     ticks = os.sysconf("SC_CLK_TCK")
     seen = [meter.read({"a": leader})["a"].cpu_seconds * ticks]
-    table[7] = replace(table[7], cpu_ticks=600)
+    table[7] = table[7]._replace(cpu_ticks=600)
     seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
     del table[8]
     seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
     # What one that has ended had used is missing from the sum, and not from what was counted.
-    table[7] = replace(table[7], cpu_ticks=650)
+    table[7] = table[7]._replace(cpu_ticks=650)
     seen.append(meter.read({"a": leader})["a"].cpu_seconds * ticks)
     assert seen == [800, 900, 900, 950]
 
