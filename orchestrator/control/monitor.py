@@ -130,6 +130,9 @@ async def _why(
     """The cause of its end, and what another try hangs on. Never fails: the end has to be told."""
     spec, memory = watched.spec(), watched.memory
     was_ready = watched.was_ready or watched.ready.is_set()
+    if watched.process.told_to_end and not watched.condemned.is_set():
+        # That is the cause. What comes next need not wait for a look at what else there may be.
+        return Cause("exited", str(ended)), {}
 
     def look(marks: dict[str, str]) -> tuple[Cause, dict[str, Any]]:
         evidence = gather(spec, ended, lines=lines, was_ready=was_ready, memory=memory, began=marks)

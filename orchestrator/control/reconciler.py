@@ -19,6 +19,7 @@ from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.executor import Executor
 from orchestrator.control.tally import Tally
 from orchestrator.core.admission import Budget, BudgetNow
+from orchestrator.core.drift import as_observed
 from orchestrator.core.event import AGAIN, Event, EventType
 from orchestrator.core.fold import fold
 from orchestrator.core.plan import (
@@ -152,7 +153,7 @@ class Reconciler:
 
     def _take_up(self, new: NewDesired) -> list[Event]:
         events: list[Event] = []
-        self.desired = new.desired
+        self.desired = as_observed(new.desired, self.observed)
         self.number = new.number
         self.forced = new.forced
         self.state = Convergence(converged=False, settled=False)

@@ -156,12 +156,10 @@ def _surroundings(
     profile: LoadedProfile, source: AppliedSource, machine: Machine, chooser: PortChooser
 ) -> Surroundings:
     home = _home(source)
+    needed = needed_engines(profile.config)
     return Surroundings(
         catalog=_catalog(profile, source, machine),
-        engines={
-            key: _engine(key, profile, source, machine.toolchain)
-            for key in needed_engines(profile.config)
-        },
+        engines={key: _engine(key, profile, source, machine.toolchain) for key in needed},
         host=source.env.get("ORCHESTRATE_HOST") or "127.0.0.1",
         is_foreign=is_foreign if machine.doubting else None,
         threads=cpu_limit.default_threads(source.env.get(cpu_limit.VARIABLE)),
@@ -171,10 +169,7 @@ def _surroundings(
         listening=machine.taken_ports,
         modelfiles=_modelfiles(profile, home),
         promises=machine.promises,
-        gpus={
-            key: _gpus(key, profile, source, machine.toolchain)
-            for key in needed_engines(profile.config)
-        },
+        gpus={key: _gpus(key, profile, source, machine.toolchain) for key in needed},
     )
 
 

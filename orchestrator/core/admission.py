@@ -192,6 +192,8 @@ def excesses(desired: Desired, budget: Budget) -> list[Excess]:
 
 def _together(known: Mapping[str, Demand], place: int, room: Room) -> list[Excess]:
     added: list[Demand] = []
+    if _sum(known.values(), place) <= room.total:
+        return []
     for name, demand in known.items():
         added.append(demand)
         if _sum(added, place) > room.total and _certain(demand, place):

@@ -14,12 +14,29 @@ from typing import Any, cast
 from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
 from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
-from orchestrator.core.spec import Command, Demand, InstanceSpec, ModelOrigin, ModelSet, ModelSpec
+from orchestrator.core.spec import (
+    Command,
+    Demand,
+    Desired,
+    InstanceSpec,
+    ModelOrigin,
+    ModelSet,
+    ModelSpec,
+)
+from orchestrator.core.status import Observed
 from orchestrator.core.units import format_duration, format_size
 from orchestrator.core.wording import as_written
 
 LIVE_FIELDS = tuple(name for name, kind in SPEC_FIELDS.items() if kind is LIVE)
 """Fields of `InstanceSpec` that never reach the process."""
+
+
+def as_observed(desired: Desired, observed: Observed) -> Desired:
+    """The same, in the very objects of what is observed where nothing differs: plans are made many
+    times of one state, and what is one object needs no look."""
+    known = {name: status.spec for name, status in observed.items()}
+    same = {name for name, spec in desired.items() if known.get(name) == spec}
+    return {name: known[name] if name in same else spec for name, spec in desired.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,8 @@ def process_drift(
 
 def restart_drift(have: InstanceSpec, want: InstanceSpec) -> tuple[Drift, ...]:
     """What would need a new process, secrets masked."""
+    if have is want:
+        return ()
     if have.command == want.command and have.engine == want.engine:
         return ()
     found = [Drift("engine", have.engine, want.engine)] if have.engine != want.engine else []
@@ -98,6 +117,8 @@ def live_drift(
     Of a server that somebody else runs (`managed` is False) nothing is deleted, nor what another
     instance `beside` it keeps in the same folder.
     """
+    if have is want:
+        return ()
     found: list[Drift] = []
     for name in LIVE_FIELDS:
         old, new = getattr(have, name), getattr(want, name)

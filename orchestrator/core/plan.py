@@ -160,9 +160,7 @@ def _adjust(
     spec, accepted = aim(want, status), not is_rejected(want, status)
     if status.phase is Phase.STOPPING:
         return _kill(spec.name) if status.hurry else None
-    asked_to_end = status.held or bool(status.condemned)
-    goes_on = status.phase in SERVING and not asked_to_end and not _is_in_the_way(status, desired)
-    if spec.awaits is not None and goes_on:
+    if spec.awaits is not None and _goes_on(status, desired):
         # What it runs with is gone from where it was found; what it has read, it has.
         return None
     if status.held:
@@ -176,6 +174,12 @@ def _adjust(
     if status.condemned:
         return Action(Verb.STOP, spec.name, reason=status.condemned, message=status.message)
     return _adjust_serving(spec, status, drift, live, accepted=accepted)
+
+
+def _goes_on(status: InstanceStatus, desired: Desired) -> bool:
+    """It serves, and nobody wants it to end."""
+    asked_to_end = status.held or bool(status.condemned)
+    return status.phase in SERVING and not asked_to_end and not _is_in_the_way(status, desired)
 
 
 def _is_in_the_way(status: InstanceStatus, desired: Desired) -> bool:

@@ -253,9 +253,15 @@ class Profile(Block, defer_build=False):
 
     def effective(self, config: InstanceConfig) -> Effective:
         """The settings of one of the instances, with its engine's defaults merged in."""
-        if isinstance(config, OllamaConfig):
-            return _effective(config, self.defaults.ollama)
-        return _effective(config, self.defaults.llama_server)
+        return _effective(config, self._defaults_of(config))
+
+    def binary_of(self, config: InstanceConfig) -> str | None:
+        """The one of these settings that says which engine it is."""
+        return given("binary", config, self._defaults_of(config))
+
+    def _defaults_of(self, config: InstanceConfig) -> _Common:
+        is_ollama = isinstance(config, OllamaConfig)
+        return self.defaults.ollama if is_ollama else self.defaults.llama_server
 
 
 @dataclass(frozen=True, slots=True)

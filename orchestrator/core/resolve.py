@@ -87,9 +87,7 @@ class Resolved:
 
 def needed_engines(profile: Profile) -> set[EngineKey]:
     """The engines that the instances of a profile are run by."""
-    return {
-        (config.engine, profile.effective(config).binary) for config in profile.instances.values()
-    }
+    return {(config.engine, profile.binary_of(config)) for config in profile.instances.values()}
 
 
 def resolve_profile(loaded: LoadedProfile, around: Surroundings) -> Resolved:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from orchestrator.runtime.families import Families
 from orchestrator.runtime.identity import all_stats
-from orchestrator.runtime.usage import tree
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -24,7 +24,7 @@ class Effort:
 
 def effort_of(pid: int) -> Effort | None:
     """Of a process and all that descend from it; None when it is gone. Takes milliseconds."""
-    own = tree(pid, all_stats())
+    own = Families(all_stats()).tree(pid)
     if not own:
         return None
     waited = sum(_waited(stat.pid) for stat in own)

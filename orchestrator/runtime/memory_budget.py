@@ -15,8 +15,9 @@ from typing import Any
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.status import ALIVE, Observed
 from orchestrator.runtime import cgroups
-from orchestrator.runtime.identity import all_stats
-from orchestrator.runtime.usage import tree
+from orchestrator.runtime.families import Families
+from orchestrator.runtime.identity import ProcStat
+from orchestrator.runtime.usage import Table
 
 VARIABLE = "ORCHESTRATE_MEMORY"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -32,6 +33,8 @@ class MemoryBudget:
         self._cap = cap
         self._gpu_totals = gpu_totals
         self._nvml: Any = None
+        self._table = Table()
+        self._oldest = 0
 
     def now(self, observed: Observed) -> Budget | None:
         """What there is, and what those instances have of it already; None where that cannot be
@@ -41,9 +44,39 @@ class MemoryBudget:
             totals = self._gpu_totals()
             if totals:
                 rooms |= self._gpus(totals)
-            return Budget(rooms, _taken(observed))
+            return Budget(rooms, self._taken(observed))
         except (OSError, ValueError, LookupError):
             return None
+
+    def _taken(self, observed: Observed) -> dict[str, int]:
+        """What each has of the machine's memory, for itself: pages of files are not in it.
+
+        With all that it has begun: below a script is an engine, below an Ollama are its runners.
+        """
+        leaders = {
+            name: status.process
+            for name, status in observed.items()
+            if status.phase in ALIVE and status.spec.demand is not None and status.process
+        }
+        if not leaders:
+            return {}
+        families = Families(self._younger(min(ref.start_ticks for ref in leaders.values())))
+        found: dict[str, int] = {}
+        for name, leader in leaders.items():
+            # What was begun by one that has ended since hangs on another, but is of the group.
+            own = (*families.tree(leader.pid), *families.group(leader.pid))
+            pages = [some for pid in {one.pid for one in own} if (some := _own_pages(pid))]
+            if pages:
+                found[name] = sum(pages) * _PAGE
+        return found
+
+    def _younger(self, oldest: int) -> list[ProcStat]:
+        """All processes but those that were there before the first of ours, in its start ticks:
+        what is older than that is none of ours."""
+        stats = self._table.read(anew=oldest < self._oldest)
+        self._oldest = oldest
+        self._table.pass_over(one.pid for one in stats if one.start_ticks < oldest)
+        return stats
 
     def _host(self) -> Room:
         room = machine_room()
@@ -110,33 +143,9 @@ def _narrower(one: Room, other: Room) -> Room:
     return Room(min(one.total, other.total), min(one.free, other.free), limit)
 
 
-def _taken(observed: Observed) -> dict[str, int]:
-    """What each has of the machine's memory, for itself: pages of files are not in it.
-
-    With all that it has begun: below a script is an engine, below an Ollama are its runners.
-    """
-    leaders = {
-        name: status.process.pid
-        for name, status in observed.items()
-        if status.phase in ALIVE and status.spec.demand is not None and status.process is not None
-    }
-    if not leaders:
-        return {}
-    stats = all_stats()
-    found: dict[str, int] = {}
-    for name, leader in leaders.items():
-        members = {one.pid for one in tree(leader, stats)}
-        # What was begun by one that has ended since hangs on another, but is of the group.
-        members.update(one.pid for one in stats if one.group == leader)
-        pages = [own for pid in members if (own := _own_pages(pid)) is not None]
-        if pages:
-            found[name] = sum(pages) * _PAGE
-    return found
-
-
 def _own_pages(pid: int) -> int | None:
     try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             _, resident, shared, *_ = map(int, file.read().split())
     except (OSError, ValueError):
         return None

@@ -72,6 +72,8 @@ class Process:
         self.ref = ref
         self._pidfd = pidfd
         self._popen = popen
+        self.told_to_end = False
+        """Whether it was signalled by us, before any end of its own was noticed."""
         self.leader_exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(pidfd, self._leader_is_gone)
 
@@ -107,6 +109,7 @@ class Process:
     def signal(self, number: int) -> None:
         """Send to the whole group; nothing happens when its leader is gone already."""
         if self.alive and _is_signalable(self._pidfd):
+            self.told_to_end = True
             _kill_group(self.ref.pid, number)
 
     async def ended(self) -> Exit:

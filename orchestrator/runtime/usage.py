@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from orchestrator.core.report import Usage
 from orchestrator.core.status import ProcessRef
+from orchestrator.runtime.families import Families
 from orchestrator.runtime.identity import ProcStat, all_pids, read_stat
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -21,6 +22,28 @@ WHOLE_EVERY = 60.0
 
 _Key = ProcessRef | int
 """Whose usage: a group of ours by its leader, somebody else's process by its pid."""
+
+
+class Table:
+    """The process table, less those that are known to count for nobody."""
+
+    def __init__(self) -> None:
+        self._strangers: set[int] = set()
+        self._whole_at = float("-inf")
+
+    def read(self, *, anew: bool) -> list[ProcStat]:
+        """One look; `anew` when others may count than before."""
+        now = time.monotonic()
+        if anew or now - self._whole_at >= WHOLE_EVERY:
+            self._strangers.clear()
+            self._whole_at = now
+        pids = set(all_pids())
+        self._strangers &= pids
+        return [stat for pid in pids - self._strangers if (stat := read_stat(pid)) is not None]
+
+    def pass_over(self, strangers: Iterable[int]) -> None:
+        """These pids counted for nobody when they were looked at."""
+        self._strangers.update(strangers)
 
 
 class _Count(NamedTuple):
@@ -36,9 +59,7 @@ class UsageMeter:
     after that a look at those that count, and at those that are new."""
 
     def __init__(self) -> None:
-        self._strangers: set[int] = set()
-        """Pids that counted for nobody when they were looked at."""
-        self._whole_at = float("-inf")
+        self._table = Table()
         self._keys: dict[str, _Key] = {}
         self._taken_at = 0.0
         self._counts: dict[str, _Count] = {}
@@ -58,16 +79,14 @@ class UsageMeter:
         anew = keys != self._keys
         if not anew and now - self._taken_at < MIN_SPAN:
             return self._last
-        stats = self._stats(now, anew=anew)
-        groups: dict[int, list[ProcStat]] = {}
-        for stat in stats:
-            groups.setdefault(stat.group, []).append(stat)
+        stats = self._table.read(anew=anew)
+        families = Families(stats)
         span = now - self._taken_at
         found: dict[str, Usage] = {}
         counts: dict[str, _Count] = {}
         counted: set[int] = set()
         for name, key in keys.items():
-            own = tree(key, stats) if isinstance(key, int) else groups.get(key.pid, ())
+            own = families.tree(key) if isinstance(key, int) else families.group(key.pid)
             ticks = pages = 0
             for stat in own:
                 ticks += stat.cpu_ticks
@@ -78,18 +97,9 @@ class UsageMeter:
             counts[name] = _Count(key, ticks, spent)
             percent = 100.0 * busy / _TICKS / span if span else 0.0
             found[name] = Usage(pages * _PAGE, percent, spent / _TICKS)
-        self._strangers.update(stat.pid for stat in stats if stat.pid not in counted)
+        self._table.pass_over(stat.pid for stat in stats if stat.pid not in counted)
         self._keys, self._taken_at, self._counts, self._last = keys, now, counts, found
         return found
-
-    def _stats(self, now: float, *, anew: bool) -> list[ProcStat]:
-        """All but known strangers; `anew` when other processes count than before."""
-        if anew or now - self._whole_at >= WHOLE_EVERY:
-            self._strangers.clear()
-            self._whole_at = now
-        pids = set(all_pids())
-        self._strangers &= pids
-        return [stat for pid in pids - self._strangers if (stat := read_stat(pid)) is not None]
 
 
 def _since(known: _Count, ticks: int) -> tuple[int, int]:
@@ -97,12 +107,3 @@ def _since(known: _Count, ticks: int) -> tuple[int, int]:
     seen any more, but was used."""
     busy = max(ticks - known.ticks, 0)
     return busy, known.spent + busy
-
-
-def tree(root: int, stats: Sequence[ProcStat]) -> list[ProcStat]:
-    """A process and all that descend from it."""
-    members, found = {root}, [stat for stat in stats if stat.pid == root]
-    while more := [s for s in stats if s.parent in members and s.pid not in members]:
-        members.update(stat.pid for stat in more)
-        found += more
-    return found
