@@ -2,7 +2,8 @@
 
 Three witnesses, the best first: the kernel's own record (`/dev/kmsg`, which names the pid), the
 counters of the process's control groups (version 2 and version 1), and the machine's counter of
-all such kills. Each may be unreadable; then the next is asked.
+all such kills. Each may be unreadable; then the next is asked. Where the last has not moved, nobody
+was killed so, and the record, which takes milliseconds, is not read.
 """
 
 from __future__ import annotations
@@ -37,12 +38,11 @@ class OomWatch:
     _began: float = field(default_factory=time.monotonic)
     _groups: list[str] = field(default_factory=list[str])
     _before: dict[str, _Count] = field(default_factory=dict[str, _Count])
-    _kills: int = 0
+    _kills: int | None = None
 
     def __post_init__(self) -> None:
+        self._kills = _kills_of_the_machine()
         self.look()
-        if not self._groups:
-            self._kills = _kills_of_the_machine()
 
     def look(self) -> None:
         """Take up the control groups that it is in now: it may have been moved into others."""
@@ -54,8 +54,11 @@ class OomWatch:
     def verdict(self) -> OomKind:
         """Whose memory ran out when the kernel killed it; empty when it did not.
 
-        Reads all of the kernel's log: not for the event loop.
+        May read all of the kernel's log: not for the event loop.
         """
+        kills = _kills_of_the_machine()
+        if kills is not None and kills == self._kills:
+            return ""
         recorded, group = _recorded(self.pid, self._began - _SLACK)
         if group and not any(one.endswith(group) for one in self._groups):
             # It was moved there since the last look.
@@ -63,7 +66,7 @@ class OomWatch:
         if recorded:
             return recorded
         if not self._groups:
-            return "host" if _kills_of_the_machine() > self._kills else ""
+            return "host" if (kills or 0) > (self._kills or 0) else ""
         after = {group: _count(group) for group in self._before}
         own = self._groups[0]
         if own not in after or after[own].kills <= self._before[own].kills:
@@ -127,8 +130,14 @@ def available(groups: Iterable[str]) -> int:
     return min([free, *(room.free for room in rooms if room is not None)])
 
 
-def _kills_of_the_machine() -> int:
-    return cgroups.numbers("/proc/vmstat").get("oom_kill", 0)
+def _kills_of_the_machine() -> int | None:
+    """Counted before the process is killed; None where the kernel does not."""
+    try:
+        with open("/proc/vmstat", "rb", buffering=0) as file:
+            found = re.search(rb"^oom_kill (\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) if found else None
 
 
 _KILLED = re.compile(r"([Oo]ut of memory).*: Killed process (\d+) ")

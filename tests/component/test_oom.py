@@ -121,7 +121,19 @@ def test_version_2_of_control_groups_is_read_as_well(tmp_path: Path) -> None:
 def test_the_kernels_own_record(monkeypatch: pytest.MonkeyPatch, record: str, verdict: str) -> None:
     line = record.replace("{now}", str(int(time.monotonic() * 1e6)))
     monkeypatch.setattr(oom, "_kernel_log", lambda: [line])
+    monkeypatch.setattr(oom, "_kills_of_the_machine", lambda: None)
     assert OomWatch(77).verdict() == verdict
+
+
+def test_the_record_is_read_only_where_somebody_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"3,427,{int(time.monotonic() * 1e6)},-;Out of memory: Killed process 77 (python)"
+    monkeypatch.setattr(oom, "_kernel_log", lambda: [line])
+    monkeypatch.setattr(oom, "_kills_of_the_machine", lambda: kills)
+    kills = 3
+    watch = OomWatch(77)
+    assert watch.verdict() == ""
+    kills = 4
+    assert watch.verdict() == "host"
 
 
 def test_the_groups_of_nobody_are_none() -> None:
