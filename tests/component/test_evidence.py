@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels, marks_of
 from orchestrator.control.executor import Executor
 from orchestrator.control.monitor import Watched
-from orchestrator.core.cause import Cause
+from orchestrator.core.cause import Cause, Evidence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import Command, Endpoint, InputFile, InstanceSpec
 from orchestrator.errors import StartError
@@ -118,6 +119,29 @@ def test_what_was_condemned_does_not_wait_for_a_port(
     monkeypatch.setattr(monitor, "judge", lambda _: taken)
     events = asyncio.run(_watched(tmp_path, "exit 3", lambda watched: watched.condemned.set()))
     assert (events[-1].data["waits"], events[-1].data["permanent"]) == (False, False)
+
+
+@pytest.mark.parametrize("hung", [True, False])
+def test_an_end_that_was_asked_for_is_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hung: bool
+) -> None:
+    """Its successor waits for it; but of one that hangs it is to be known what it hangs on."""
+    looked: list[InstanceSpec] = []
+
+    def noted(spec: InstanceSpec, *rest: Any, **more: Any) -> Evidence:
+        looked.append(spec)
+        return gather(spec, *rest, **more)
+
+    def end(watched: Watched) -> None:
+        if hung:
+            watched.condemned.set()
+        watched.process.signal(signal.SIGTERM)
+
+    monkeypatch.setattr(monitor, "gather", noted)
+    events = asyncio.run(_watched(tmp_path, "exec sleep 60", end))
+    assert (events[-1].type, events[-1].data["signal"]) == (EventType.EXITED, signal.SIGTERM)
+    assert events[-1].data["ended"] == "killed by SIGTERM"
+    assert bool(looked) is hung
 
 
 def _an_executor(folder: Path, spec: InstanceSpec) -> Executor:

@@ -17,7 +17,8 @@ import pytest
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.spec import Demand
 from orchestrator.core.status import InstanceStatus, Observed, Phase, ProcessRef
-from orchestrator.runtime import cgroups
+from orchestrator.runtime import cgroups, usage
+from orchestrator.runtime.identity import ProcStat, read_stat
 from orchestrator.runtime.memory_budget import (
     GpuTotals,
     MemoryBudget,
@@ -98,9 +99,9 @@ def holding(count: int, *, below: str = "") -> Generator[int]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def running(pid: int, *, engine: str) -> Observed:
+def running(pid: int, *, engine: str, start_ticks: int = 1) -> Observed:
     one = replace(spec(), engine=engine, demand=Demand(host=1, declared=True))
-    process = ProcessRef(pid, 1, "boot")
+    process = ProcessRef(pid, start_ticks, "boot")
     return {"a": InstanceStatus("a", Phase.READY, one, "s", process)}
 
 
@@ -148,3 +149,48 @@ def test_what_an_engine_below_a_script_has_taken_counts_as_well() -> None:
     with holding(40 * MIB, below="; true") as pid:
         taken = now(running(pid, engine="llama-server")).taken
     assert 40 * MIB <= taken["a"] < 70 * MIB
+
+
+def test_what_is_older_than_all_instances_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+
+    def noted(pid: int) -> ProcStat | None:
+        read.append(pid)
+        return read_stat(pid)
+
+    monkeypatch.setattr(usage, "read_stat", noted)
+    budget = MemoryBudget(None)
+
+    def look(pid: int) -> int:
+        read.clear()
+        stat = read_stat(pid)
+        assert stat is not None
+        found = budget.now(running(pid, engine="ollama", start_ticks=stat.start_ticks))
+        assert found is not None
+        return found.taken["a"]
+
+    with holding(20 * MIB) as old:
+        # Later by a tick of its start, at the least: within one nobody can say who was first.
+        until_later_than(old)
+        with holding(40 * MIB, below="; true") as young:
+            look(young)
+            assert os.getpid() in read
+            # What it has below it is young as well.
+            assert look(young) >= 40 * MIB
+            assert young in read
+            assert not {os.getpid(), old} & {*read}
+            # One that is older counts now, as one that is adopted late does.
+            assert look(old) >= 20 * MIB
+
+
+def until_later_than(pid: int) -> None:
+    """Until a process that is begun now has another start than that one."""
+    while True:
+        with holding(0) as other:
+            first, second = read_stat(pid), read_stat(other)
+            assert first is not None
+            assert second is not None
+            if second.start_ticks > first.start_ticks:
+                return

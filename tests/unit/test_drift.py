@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.core.drift import (
     Drift,
+    as_observed,
     input_drift,
     live_drift,
     own_settings,
@@ -29,7 +30,7 @@ from orchestrator.core.spec import (
     RestartPolicy,
     StopPolicy,
 )
-from tests.unit.test_plan import A, spec
+from tests.unit.test_plan import A, spec, status
 
 
 def command(*argv: str, cwd: str = "/state", **env: str) -> InstanceSpec:
@@ -177,3 +178,13 @@ def test_the_settings_that_a_profile_declares_are_told_by_its_words() -> None:
     env = {"OLLAMA_HOST": "h", "OLLAMA_MODELS": "/m", "OLLAMA_NUM_PARALLEL": "2", "X_KEY": "v"}
     ollama = replace(A, engine="ollama", command=Command(("ollama", "serve"), env, "/"))
     assert own_settings(ollama) == ["num_parallel", "env.X_KEY"]
+
+
+def test_what_runs_as_declared_is_one_object_with_it() -> None:
+    same, other = replace(A), spec("b", ctx=9)
+    observed = {"a": status(A), "b": status(spec("b"))}
+    desired = as_observed({"a": same, "b": other, "c": same}, observed)
+    assert list(desired) == ["a", "b", "c"]
+    assert desired["a"] is A
+    assert desired["b"] is other
+    assert desired["c"] is same
