@@ -73,6 +73,16 @@ def read_stat(pid: int) -> ProcStat | None:
     return ProcStat(pid, comm, state, parent, group, session, cpu_ticks, start_ticks, rss_pages)
 
 
+def cpu_clock(pid: int) -> int | None:
+    """Nanoseconds that all threads of a process have run, at a tenth of the price of `read_stat`;
+    None where there is no such process, or no such clock."""
+    # As `clock_getcpuclockid(3)` names it, which Python does not have.
+    try:
+        return time.clock_gettime_ns(~pid << 3 | 2)
+    except OSError:
+        return None
+
+
 def raw_stat(pid: int) -> list[bytes] | None:
     """All of `/proc/PID/stat` after the name: its third field (the state) comes first."""
     raw = _stat_line(pid)

@@ -161,6 +161,7 @@ def test_what_is_older_than_all_instances_is_not_read_again(
         return read_stat(pid)
 
     monkeypatch.setattr(usage, "read_stat", noted)
+    monkeypatch.setattr(usage, "AS_IT_WAS", 0.0)
     budget = MemoryBudget(None)
 
     def look(pid: int) -> int:

@@ -103,6 +103,7 @@ def test_the_cpu_that_was_used_in_all_never_falls(monkeypatch: pytest.MonkeyPatc
     table = {stat.pid: stat for stat in stats}
     monkeypatch.setattr(usage, "all_pids", lambda: list(table))
     monkeypatch.setattr(usage, "read_stat", table.get)
+    monkeypatch.setattr(usage, "cpu_clock", lambda pid: None)
     meter = UsageMeter()
     leader = ProcessRef(7, 1, "boot")
     ticks = os.sysconf("SC_CLK_TCK")
@@ -133,7 +134,9 @@ def test_what_is_gone_takes_nothing() -> None:
         os.killpg(leader.pid, 9)
         assert leader.stdout.read() == "", "nobody is left who could say anything"
         leader.wait()
-        assert UsageMeter().read({"a": ref})["a"] == usage.Usage(0, 0.0)
+        gone = UsageMeter().read({"a": ref})["a"]
+        # Its child may still have to be reaped, by whomever: what that has used, it has used.
+        assert (gone.memory_bytes, gone.cpu_percent) == (0, 0.0)
     assert UsageMeter().read({}) == {}
 
 
@@ -170,15 +173,56 @@ for line in sys.stdin:
 """
 
 
-def test_who_is_known_to_be_a_stranger_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pids that were read."""
+    pids: list[int] = []
 
     def noted(pid: int) -> ProcStat | None:
-        read.append(pid)
+        pids.append(pid)
         return read_stat(pid)
 
     monkeypatch.setattr(usage, "read_stat", noted)
+    monkeypatch.setattr(usage, "MIN_SPAN", 0.0)
+    return pids
+
+
+def test_who_has_hardly_run_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    meter = UsageMeter()
+    with group(10) as (ref, leader):
+        assert leader.stdin is not None
+        assert leader.stdout is not None
+
+        def reads() -> bool:
+            read.clear()
+            meter.read({"a": ref})
+            return ref.pid in read
+
+        # It has said that it is up, and comes to wait for a line.
+        while reads():
+            pass
+        at_rest = meter.read({"a": ref})["a"]
+        assert at_rest.memory_bytes > 10 * MEGABYTE
+        leader.stdin.write("0.1\n")
+        leader.stdin.flush()
+        assert leader.stdout.readline() == "done\n"
+        assert reads()
+        assert meter.read({"a": ref})["a"].cpu_seconds >= at_rest.cpu_seconds + 0.09
+        while reads():
+            pass
+        # Only for so long: the kernel may take pages from it.
+        monkeypatch.setattr(usage, "AS_IT_WAS", 0.0)
+        meter = UsageMeter()
+        assert reads()
+        assert reads()
+
+
+def test_who_is_known_to_be_a_stranger_is_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    monkeypatch.setattr(usage, "AS_IT_WAS", 0.0)
     meter = UsageMeter()
     with group(1) as (ref, _):
         meter.read({"a": ref})
