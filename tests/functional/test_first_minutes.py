@@ -20,13 +20,10 @@ TYPED = re.compile(r"^\$ (.*)$", re.MULTILINE)
 
 def typed(world: World, line: str) -> str:
     """What a line of the page says, typed into a shell in the person's folder."""
-    # An Ollama that another test runs meanwhile is none of this person's.
-    env = {**world.env, "OLLAMA_HOST": "127.0.0.1:1"}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=world.folder,
-        env=env,
+        env={**world.env, "PATH": f"{Path(sys.executable).parent}:{world.env['PATH']}"},
         capture_output=True,
         text=True,
         timeout=50,
