@@ -137,6 +137,7 @@ async def _why(
     was_ready = watched.was_ready or watched.ready.is_set()
     if watched.process.told_to_end and not watched.condemned.is_set():
         # That is the cause. What comes next need not wait for a look at what else there may be.
+        began.cancel()
         return Cause("exited", str(ended)), {}
 
     def look(marks: dict[str, str]) -> tuple[Cause, dict[str, Any]]:

@@ -451,4 +451,4 @@ def assert_reads_or_refuses(path: Path, raw: bytes, *, complete: bool) -> None:
     else:
         message = "sound"
     assert message
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10

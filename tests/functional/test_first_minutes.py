@@ -41,11 +41,14 @@ def test_every_line_does_what_the_page_says(world: World) -> None:
     said: dict[str, str] = {}
     port = 8081
     for line in lines:
+        if line == "orchestrate status":
+            # Whoever types looks at it later than a machine does.
+            typed(world, "orchestrate wait")
         # `init` chooses a port that is free here, which need not be that of the page.
         said[line] = typed(world, line.replace("8081", str(port)))
         if line == "orchestrate init":
             profile = yaml.safe_load((world.folder / "profiles" / "first.yaml").read_text())
-            (port,) = (one["port"] for one in profile["instances"].values())
+            port = profile["instances"]["chat"]["port"]
     answer = next(text for line, text in said.items() if line.startswith("curl"))
     assert json.loads(answer)["choices"][0]["message"]["role"] == "assistant"
     assert "ctx-size: 4096 -> 2048" in said["orchestrate events -n 8"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from orchestrator.core.import_swap_config import read_llama_swap
 from orchestrator.core.import_text import render
 from orchestrator.core.parse import parse_profile
 from orchestrator.core.reference import env_names
+from tests.growth import assert_grows_with_its_length
 from tests.unit.test_import_flags import TABLE
 
 DATA = Path(__file__).parent.parent / "data" / "import"
@@ -415,10 +417,10 @@ def test_aliases_that_grow_without_end_are_refused() -> None:
     text = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     for at in range(1, 12):
         text += f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 9)}]\n"
-    begun = time.monotonic()
+    begun = time.process_time()
 
     assert "its aliases expand to more" in refused(f"{text}models: {{}}")[0]
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 60
 
 
 @pytest.mark.parametrize("field", ["cmd: '${m29}'", "cmd: llama-server, name: '${m29}'"])
@@ -426,10 +428,10 @@ def test_macros_that_grow_without_end_are_refused(field: str) -> None:
     text = "macros:\n  m0: aaaaaaaaaa\n"
     for at in range(1, 30):
         text += f"  m{at}: '${{m{at - 1}}}${{m{at - 1}}}'\n"
-    begun = time.monotonic()
+    begun = time.process_time()
 
     assert refused(f"{text}models: {{a: {{{field}}}}}") == ("its macros bring in too much", 1)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 60
 
 
 def test_macros_may_name_those_before_them_and_models_their_own() -> None:
@@ -452,34 +454,53 @@ models:
     assert remarks(made)["models.d"] == "nothing declares the macro 'late'"
 
 
-MANY = 8000
+MODELS = 8000
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "size"),
     [
-        "models:\n"
-        + "".join(
-            f"  '{chr(0x4E00 + at)}': {{cmd: llama-server -hf a/b{at}}}\n" for at in range(MANY)
+        (
+            lambda n: (
+                "models:\n"
+                + many(n, lambda at: f"'{chr(0x4E00 + at)}': {{cmd: llama-server -hf a/b}}")
+            ),
+            MODELS,
         ),
-        "models: {a: {cmd: llama-server -m /x " + "--lora a " * 60_000 + "}}",
-        "models: {a: {cmd: llama-server -m /x --frob " + "a " * 300_000 + "}}",
-        "macros:\n"
-        + "".join(f"  m{at}: x{at}\n" for at in range(MANY))
-        + "models:\n"
-        + "".join(f"  a{at}: {{cmd: 'llama-server -m ${{m{at}}}'}}\n" for at in range(MANY)),
-        "macros:\n  m0: a\n"
-        + "".join(f"  m{at}: '${{m{at - 1}}}'\n" for at in range(1, MANY))
-        + f"models: {{a: {{cmd: 'llama-server ${{m{MANY - 1}}}'}}}}",
+        (lambda n: "models: {a: {cmd: llama-server -m /x " + "--lora a " * n + "}}", 60_000),
+        (lambda n: "models: {a: {cmd: llama-server -m /x --frob " + "a " * n + "}}", 300_000),
+        (
+            lambda n: (
+                "macros:\n"
+                + many(n, lambda at: f"m{at}: x{at}")
+                + "models:\n"
+                + many(n, lambda at: f"a{at}: {{cmd: 'llama-server -m ${{m{at}}}'}}")
+            ),
+            MODELS,
+        ),
+        (
+            lambda n: (
+                "macros:\n  m0: a\n"
+                + many(n - 1, lambda at: f"m{at + 1}: '${{m{at}}}'")
+                + f"models: {{a: {{cmd: 'llama-server ${{m{n - 1}}}'}}}}"
+            ),
+            MODELS,
+        ),
     ],
     ids=["models", "flags", "words", "macros", "deep"],
 )
-def test_very_many_of_anything_take_no_more_than_their_share(text: str) -> None:
-    begun = time.monotonic()
-    with contextlib.suppress(UnreadableError):
-        render(imported(text), ["From a test."])
+def test_very_many_of_anything_take_no_more_than_their_share(
+    text: Callable[[int], str], size: int
+) -> None:
+    def read(size: int) -> None:
+        with contextlib.suppress(UnreadableError):
+            render(imported(text(size)), ["From a test."])
 
-    assert time.monotonic() - begun < 30
+    assert_grows_with_its_length(read, size)
+
+
+def many(count: int, line: Callable[[int], str]) -> str:
+    return "".join(f"  {line(at)}\n" for at in range(count))
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc", "Co"))), st.text(max_size=20))
