@@ -13,9 +13,10 @@ from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures
 from orchestrator.core.fold import fold
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.plan import Plan
 from orchestrator.core.report import ProfileReport, Usage, instance_rows, status_document
-from orchestrator.core.spec import GATEWAY, InstanceSpec, ModelSet, ModelSpec
+from orchestrator.core.spec import InstanceSpec, ModelSet, ModelSpec
 from orchestrator.core.status import (
     Alert,
     Health,

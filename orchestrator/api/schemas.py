@@ -167,6 +167,7 @@ _PROFILE = _object(
         "errors": _list_of("Problem"),
         "description": _TEXT,
         "instances": _TEXTS,
+        "gateway": _YES_NO,
     }
 )
 

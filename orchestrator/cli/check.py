@@ -36,8 +36,8 @@ def plan_command(files: tuple[str, ...], add: bool, force: bool, as_json: bool) 
 @json_option
 def validate_command(files: tuple[str, ...], as_json: bool) -> None:
     """Report all errors of all files. Touches no process, port or daemon."""
+    from orchestrator.core.gateway_spec import GATEWAY
     from orchestrator.core.report import instances_of
-    from orchestrator.core.spec import GATEWAY
 
     settings = Settings.from_env(os.environ)
     # What is too much for this machine may be meant for another: that is a warning here.

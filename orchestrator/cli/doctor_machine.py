@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from orchestrator.cli.finding import Finding
 from orchestrator.cli.render import size
 from orchestrator.cli.tables import counted
-from orchestrator.core.spec import GATEWAY
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.settings import Settings
 
 LITTLE_MEMORY = 512 << 20

@@ -11,7 +11,7 @@ from orchestrator.control.reconciler import Reconciler
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.fallback_rate import ALERT, too_many, words
 from orchestrator.core.figures import Figures
-from orchestrator.core.spec import GATEWAY
+from orchestrator.core.gateway_spec import GATEWAY
 
 
 class Fallbacks:

@@ -17,8 +17,8 @@ from orchestrator.control.guard import going_on
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.traffic import Traffic
 from orchestrator.core.event import Event, EventType
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.on_demand import IDLE, InUse, Use
-from orchestrator.core.spec import GATEWAY
 from orchestrator.core.status import InstanceStatus, Phase
 from orchestrator.core.units import format_duration
 from orchestrator.runtime.identity import boot_clock

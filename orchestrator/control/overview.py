@@ -9,8 +9,9 @@ from orchestrator.control.applied import AppliedSet
 from orchestrator.control.attachment import ignored_settings
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.traffic import Traffic
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.report import Usage, instance_rows, status_document
-from orchestrator.core.spec import GATEWAY, FileIdentity, InstanceSpec
+from orchestrator.core.spec import FileIdentity, InstanceSpec
 from orchestrator.core.status import ALIVE, InstanceStatus, ProcessRef
 from orchestrator.runtime.files import is_stale
 from orchestrator.runtime.identity import boot_clock

@@ -198,6 +198,7 @@ class ProfileFiles:
                     "errors": errors,
                     "description": (profile.config.description if profile else None) or "",
                     "instances": list(profile.config.instances) if profile else [],
+                    "gateway": profile is not None and profile.config.gateway is not None,
                 }
             )
         return rows

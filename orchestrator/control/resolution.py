@@ -16,6 +16,7 @@ from orchestrator.core.admission import Budget, excesses
 from orchestrator.core.catalog import Catalog, CatalogError
 from orchestrator.core.doubts import gateway_doubts
 from orchestrator.core.engine import Engine
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.modelfile import ModelfileOnDisk, absolute, parse_modelfile
 from orchestrator.core.modelfile_text import ModelfileError
@@ -32,7 +33,7 @@ from orchestrator.core.resolve import (
     resolve_profile,
 )
 from orchestrator.core.resolved import ResolvedFile
-from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
+from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.union import unite
 from orchestrator.discovery.places import locations, ollama_store
 from orchestrator.discovery.scan import inspect, scan

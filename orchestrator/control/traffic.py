@@ -16,8 +16,8 @@ from orchestrator.control.fallbacks import Fallbacks
 from orchestrator.control.reconciler import Reconciler
 from orchestrator.core import served
 from orchestrator.core.figures import Figures, NameFigures
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.on_demand import InUse, Use
-from orchestrator.core.spec import GATEWAY
 from orchestrator.core.status import Phase
 
 

@@ -27,7 +27,7 @@ from orchestrator.core.fields import (
     Url,
     Weight,
 )
-from orchestrator.core.spec import TRIGGERS
+from orchestrator.core.gateway_spec import TRIGGERS
 
 
 class Block(BaseModel):

@@ -14,13 +14,13 @@ from typing import Any, cast
 
 from orchestrator.core import gateway_words
 from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
+from orchestrator.core.gateway_spec import GatewaySpec
 from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
 from orchestrator.core.spec import (
     Command,
     Demand,
     Desired,
-    GatewaySpec,
     InstanceSpec,
     ModelOrigin,
     ModelSet,

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.problem import Problem
 from orchestrator.core.profile import Effective, InstanceConfig, OllamaConfig, Profile, given
 from orchestrator.core.reference import Reference, is_written, references
 from orchestrator.core.secret import is_secret_name, masked_argv
-from orchestrator.core.spec import GATEWAY
 
 DAEMON_MEMORY = 160 << 20
 """Bytes that the daemon is planned with beside its instances: what it takes, and some to spare."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from orchestrator.core.alerts import CALM
 from orchestrator.core.figures import NameFigures
-from orchestrator.core.spec import GatewaySpec
+from orchestrator.core.gateway_spec import GatewaySpec
 
 ALERT = "fallbacks"
 

@@ -15,17 +15,15 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from orchestrator.core.engine import FlagValue
+from orchestrator.core.gateway_spec import TRIGGERS, Priority, Trigger
 from orchestrator.core.nodes import shown
 from orchestrator.core.spec import (
-    TRIGGERS,
     AttachMode,
     LivenessMode,
     OnFailure,
     PolicyName,
-    Priority,
     StartMode,
     Strategy,
-    Trigger,
 )
 from orchestrator.core.suggestion import suggest
 from orchestrator.core.units import Limit, parse_duration, parse_limit, parse_percent, parse_size

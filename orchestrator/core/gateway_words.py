@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from orchestrator.core.gateway_spec import TRIGGERS, CloudSpec, GatewaySpec, RouteSpec, TokenSpec
 from orchestrator.core.secret import MASK
-from orchestrator.core.spec import TRIGGERS, CloudSpec, GatewaySpec, RouteSpec, TokenSpec
 from orchestrator.core.units import format_duration
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.import_command import Command
 from orchestrator.core.import_draft import (
     GONE,
@@ -31,7 +32,6 @@ from orchestrator.core.import_swap_words import FILE_KEYS, MODEL_KEYS, NEARBY, N
 from orchestrator.core.nodes import Entry, ListNode, ScalarNode
 from orchestrator.core.problem import Path
 from orchestrator.core.secret import is_secret_name
-from orchestrator.core.spec import GATEWAY
 from orchestrator.core.units import format_duration
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})

@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.import_draft import GONE, Imported, Names, typed
 from orchestrator.core.import_flags import SPELLINGS, TRUTHY, Settings
 from orchestrator.core.import_gateway import ON_DEMAND, Listening, together
 from orchestrator.core.import_ini import DEFAULT, Line, Section
 from orchestrator.core.import_instance import Drafting, Here
 from orchestrator.core.problem import Path
-from orchestrator.core.spec import GATEWAY
 
 GLOBAL = "*"
 _DEFAULTS: Path = ("defaults", "llama-server")

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import timestamp
 from orchestrator.core.gate import Waiting
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Plan
 from orchestrator.core.provision import lacking
 from orchestrator.core.rollback import ROLLED_BACK, is_rejected
 from orchestrator.core.secret import masked_argv
-from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
+from orchestrator.core.spec import Desired, InstanceSpec
 from orchestrator.core.status import (
     ALIVE,
     InstanceStatus,

@@ -15,6 +15,7 @@ from orchestrator.core.catalog import Catalog, Found, Model, Unknown, find
 from orchestrator.core.doubts import IsForeign, doubts
 from orchestrator.core.encoding import is_utf8
 from orchestrator.core.engine import Engine, Issue, Launch, LaunchRequest, Layer
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.gpu import Gpu, GpuChooser
 from orchestrator.core.lookup import not_found
 from orchestrator.core.model_facts import facts_of
@@ -39,7 +40,6 @@ from orchestrator.core.resolve_resources import Placing
 from orchestrator.core.resolve_start import alternate, no_two_ports, on_demand
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.spec import (
-    GATEWAY,
     AttachMode,
     Awaited,
     Command,

@@ -7,27 +7,29 @@ from typing import Any
 
 from orchestrator.core.blocks import GatewayConfig, RouteConfig
 from orchestrator.core.engine import Issue
+from orchestrator.core.gateway_spec import (
+    GATEWAY,
+    GATEWAY_TOKEN,
+    TRIGGERS,
+    CloudSpec,
+    GatewaySpec,
+    RouteAim,
+    RouteSpec,
+    TokenSpec,
+    Trigger,
+)
 from orchestrator.core.parse import LoadedProfile
 from orchestrator.core.port import PortChooser
 from orchestrator.core.problem import Path, did_you_mean, listing
 from orchestrator.core.reference import is_written
 from orchestrator.core.served import names_of
 from orchestrator.core.spec import (
-    GATEWAY,
-    GATEWAY_TOKEN,
-    TRIGGERS,
-    CloudSpec,
     Command,
     Endpoint,
-    GatewaySpec,
     InstanceSpec,
     Liveness,
     Readiness,
     RestartPolicy,
-    RouteAim,
-    RouteSpec,
-    TokenSpec,
-    Trigger,
 )
 from orchestrator.core.web import read_url
 

@@ -14,10 +14,11 @@ from orchestrator.core.address import hosts_overlap
 from orchestrator.core.cycles import find_cycles
 from orchestrator.core.engine import Issue
 from orchestrator.core.fields import MAX_REPLICAS, NAME_HINT, is_name
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.nodes import Plain, shown
 from orchestrator.core.problem import Path
 from orchestrator.core.reference import VARIABLE_NAME
-from orchestrator.core.spec import GATEWAY, Liveness, RestartPolicy
+from orchestrator.core.spec import Liveness, RestartPolicy
 from orchestrator.core.suggestion import MAX_ISSUES, suggest
 from orchestrator.core.units import (
     format_duration,

@@ -11,18 +11,12 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.core.gateway_spec import CloudSpec, GatewaySpec, RouteSpec
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
 from orchestrator.core.on_demand import IDLE, is_at_rest
 from orchestrator.core.plan import Plan
 from orchestrator.core.rollback import ROLLED_BACK
-from orchestrator.core.spec import (
-    CloudSpec,
-    Desired,
-    GatewaySpec,
-    InstanceSpec,
-    ModelFacts,
-    RouteSpec,
-)
+from orchestrator.core.spec import Desired, InstanceSpec, ModelFacts
 from orchestrator.core.status import (
     ALIVE,
     InstanceStatus,

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from orchestrator.core.gate import overlaps
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.problem import Path
 from orchestrator.core.replicas import families
 from orchestrator.core.resolved import ResolvedFile
 from orchestrator.core.shared_store import Clash, clashes
-from orchestrator.core.spec import GATEWAY, Desired, InstanceSpec
+from orchestrator.core.spec import Desired, InstanceSpec
 
 
 @dataclass(frozen=True, slots=True)

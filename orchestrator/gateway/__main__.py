@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any
 
-from orchestrator.core.spec import GATEWAY_TOKEN
+from orchestrator.core.gateway_spec import GATEWAY_TOKEN
 from orchestrator.gateway import link
 from orchestrator.gateway.access_log import AccessLog
 from orchestrator.gateway.clients import Clients, most_connections

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.core.spec import Trigger
+from orchestrator.core.gateway_spec import Trigger
 from orchestrator.gateway import answers, cloud, early, form
 from orchestrator.gateway.affinity import Key, key_of
 from orchestrator.gateway.call import Call

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.spec import TRIGGERS
+from orchestrator.core.gateway_spec import TRIGGERS
 from orchestrator.gateway.outbound import Address
 
 EVERY_REASON: frozenset[str] = frozenset(TRIGGERS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.fallback_rate import too_many, words
 from orchestrator.core.figures import NameFigures
-from orchestrator.core.spec import GatewaySpec, RouteAim, RouteSpec
+from orchestrator.core.gateway_spec import GatewaySpec, RouteAim, RouteSpec
 from orchestrator.gateway.figures import ENOUGH, LAST, LATELY, Figures
 from orchestrator.gateway.record import Record
 from orchestrator.gateway.room import Room

@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core.drift import live_drift, process_drift
-from orchestrator.core.gateway_words import changes
-from orchestrator.core.parse import parse_profile
-from orchestrator.core.plan import Plan
-from orchestrator.core.port import PortChooser
-from orchestrator.core.resolve import Resolved, Surroundings, needed_engines, resolve_profile
-from orchestrator.core.served import table
-from orchestrator.core.spec import (
+from orchestrator.core.gateway_spec import (
     GATEWAY,
     TRIGGERS,
     CloudSpec,
@@ -23,6 +17,12 @@ from orchestrator.core.spec import (
     RouteSpec,
     TokenSpec,
 )
+from orchestrator.core.gateway_words import changes
+from orchestrator.core.parse import parse_profile
+from orchestrator.core.plan import Plan
+from orchestrator.core.port import PortChooser
+from orchestrator.core.resolve import Resolved, Surroundings, needed_engines, resolve_profile
+from orchestrator.core.served import table
 from orchestrator.core.union import unite
 from tests.unit.test_resolve import CATALOG, StandIn
 

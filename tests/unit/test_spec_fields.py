@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.core.drift import input_drift, live_drift, restart_drift
 from orchestrator.core.field_class import LIVE, RESTART, SPEC_FIELDS
+from orchestrator.core.gateway_spec import GatewaySpec
 from orchestrator.core.spec import (
     Alternate,
     Awaited,
@@ -15,7 +16,6 @@ from orchestrator.core.spec import (
     Demand,
     Endpoint,
     FileIdentity,
-    GatewaySpec,
     Inference,
     InputFile,
     Limits,

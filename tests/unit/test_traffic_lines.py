@@ -14,9 +14,9 @@ from orchestrator.cli.status_table import gateway_lines, names_table, status_tab
 from orchestrator.cli.watch_table import Instances, Seen
 from orchestrator.core.convergence import convergence
 from orchestrator.core.figures import InstanceFigures, Lately, WholeFigures
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.plan import Plan
 from orchestrator.core.report import instance_rows, status_document
-from orchestrator.core.spec import GATEWAY
 from orchestrator.core.status import Phase
 from tests.unit.test_plan import spec, status
 

@@ -13,7 +13,7 @@ from orchestrator.cli import model_lines
 from orchestrator.cli.mcp_server.plain import tidy
 from orchestrator.cli.render import plan_lines, problem_text
 from orchestrator.cli.status_table import gateway_lines
-from orchestrator.core.spec import GATEWAY
+from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.errors import OrchestrateError
 
 LONGEST = 60_000
