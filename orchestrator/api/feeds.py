@@ -73,6 +73,8 @@ class Feeds:
             while True:
                 events = encoded(fresh)
                 yield frame(b'{"status":%b,"events":%b}' % (self._snapshots.json(), events))
+                if bus.over:
+                    break
                 came = await _next(subscription, refresh or HEARTBEAT)
                 if came:
                     await asyncio.sleep(self._burst)
@@ -99,7 +101,7 @@ class Feeds:
                 yield b"".join(_sse(event) for event in stored) or b": nothing yet\n\n"
                 # The loop turns between two pages: ten thousand at once would hold it up.
                 await asyncio.sleep(0)
-            while follow:
+            while follow and not self._bus.over:
                 came = await _next(subscription, HEARTBEAT)
                 if came and self._burst > COALESCE:
                     await asyncio.sleep(self._burst)
@@ -151,14 +153,14 @@ def _sse(event: dict[str, Any]) -> bytes:
 
 
 async def log(
-    logs: Logs, name: str, *, pid: int | None, lines: int, back: int, follow: bool
+    logs: Logs, bus: Bus, name: str, *, pid: int | None, lines: int, back: int, follow: bool
 ) -> AsyncIterator[bytes]:
     """The end of a log, then what is added to it; a new run's file is gone over to."""
     fd = logs.open_for_reading(name, back=back, pid=pid)
     try:
         if fd is not None:
             yield tail(fd, lines, limit=LOG_LIMIT)
-        while follow:
+        while follow and not bus.over:
             chunk = os.read(fd, 65536) if fd is not None else b""
             if chunk:
                 yield chunk

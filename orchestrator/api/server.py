@@ -79,6 +79,7 @@ class Doors:
 
     def __init__(self, control: Control, hosts: Sequence[str]) -> None:
         self.url: str | None = None
+        self._bus = control.bus
         self._keys = Keys(control.token)
         self._servers: list[tuple[_Server, asyncio.Task[Any]]] = []
         login = Login(self._keys, self.open_near, self._guard)
@@ -139,7 +140,8 @@ class Doors:
         self._servers.append((server, task))
 
     async def close(self) -> None:
-        """Requests under way get a second to end."""
+        """Who follows is let go; other requests under way get a second to end."""
+        self._bus.close()
         for server, _ in self._servers:
             server.leave()
         await asyncio.gather(*(task for _, task in self._servers), return_exceptions=True)

@@ -136,7 +136,7 @@ class Watching:
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(STILL_THERE):
                                 await subscription.next()
-                        if await request.is_disconnected():
+                        if self._c.bus.over or await request.is_disconnected():
                             break
         finally:
             self._c.bus.unsubscribe(subscription)
@@ -172,6 +172,7 @@ class Watching:
         pid = status.process.pid if status is not None and status.process is not None else None
         feed = feeds.log(
             self._c.logs,
+            self._c.bus,
             name,
             pid=pid,
             lines=number(request, "lines", 200, most=MOST_LINES),

@@ -73,6 +73,8 @@ class Bus:
         self._inbox: deque[Event | NewDesired] = deque()
         self._wake = asyncio.Event()
         self._subscriptions: set[Subscription] = set()
+        self.over = False
+        """Whether the daemon takes its leave: who follows is to end."""
 
     @property
     def last_id(self) -> int:
@@ -106,6 +108,12 @@ class Bus:
         shown = sorted(events, key=lambda event: event.id)
         for subscription in self._subscriptions:
             subscription.push(shown)
+
+    def close(self) -> None:
+        """Wake everybody who follows, a last time."""
+        self.over = True
+        for subscription in self._subscriptions:
+            subscription.push(())
 
     def subscribe(self) -> Subscription:
         subscription = Subscription()

@@ -82,7 +82,7 @@ class Traffic:
             self._followers += 1
             try:
                 sent = -1
-                while not subscription.lost:
+                while not (subscription.lost or self._bus.over):
                     table = self.table()
                     if table["number"] != sent and self._reconciler.desired is not None:
                         sent = table["number"]

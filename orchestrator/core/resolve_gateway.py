@@ -33,6 +33,9 @@ from orchestrator.core.spec import (
 )
 from orchestrator.core.web import read_url
 
+KEPT = RestartPolicy(policy="always", initial=0.1, max=2.0, limit=200, window=600.0)
+"""It is light, and everybody's address: nobody waits long for it, or gives it up soon."""
+
 
 def resolve_gateway(
     loaded: LoadedProfile,
@@ -70,8 +73,8 @@ def resolve_gateway(
         description="one address for all instances",
         auto_port=config.port == "auto",
         readiness=Readiness(path="/health"),
-        liveness=Liveness(),
-        restart=RestartPolicy(policy="always"),
+        liveness=Liveness(interval=5.0),
+        restart=KEPT,
         gateway=_spec(config),
     )
     return spec, issues

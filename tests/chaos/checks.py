@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
-from tests.chaos.declared import Server
+from tests.chaos.declared import GATEWAY, Content, Server
 from tests.chaos.world import ChaosWorld, Ref
 from tests.look import status, zombies_of
 
@@ -37,12 +37,43 @@ def differences(world: ChaosWorld, anew: Mapping[str, Ref]) -> list[str]:
     if wrong:
         return wrong
     running = world.declared.running()
-    ports = {row["name"]: row["port"] for row in document["instances"]}
+    ports = {name: row["port"] for name, row in rows_of(document).items()}
     for name, one in running.items():
         if one.port is not None and ports[name] != one.port:
             wrong.append(f"{name} is shown on port {ports[name]}, declared on {one.port}")
         wrong += [f"{name}: {what}" for what in _answers(one, ports[name], marked[name])]
+    if GATEWAY in running and not wrong:
+        wrong += [f"through the gateway: {what}" for what in _passes(running, ports[GATEWAY])]
     return wrong
+
+
+def _passes(running: Content, port: int) -> list[str]:
+    """Whether each is reached through the gateway, as itself and by its name."""
+    wrong: list[str] = []
+    for name, one in running.items():
+        if one.engine != "llama-server":
+            continue
+        try:
+            mark = ask(port, f"/instances/{name}/props").get("model_alias")
+            by = served_by(port, one.mark)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            wrong.append(f"{name} does not answer: {error!r}")
+            continue
+        wrong += [f"{name} is {mark!r}, declared {one.mark!r}"] if mark != one.mark else []
+        wrong += [f"{one.mark} is served by {by!r}, not {name}"] if by != name else []
+    return wrong
+
+
+def served_by(port: int, model: str) -> str | None:
+    """Which instance a completion of one token comes from. Raises as `ask`."""
+    body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1})
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise ValueError(f"a completion is answered by {answer.status}: {answer.read()!r}")
+        json.loads(answer.read())
+        return answer.getheader("x-orchestrate-instance")
 
 
 def _shown(world: ChaosWorld, document: Mapping[str, Any]) -> list[str]:
@@ -51,7 +82,7 @@ def _shown(world: ChaosWorld, document: Mapping[str, Any]) -> list[str]:
         return ["no daemon answers"]
     declared = world.declared
     wanted, running = declared.wanted(), declared.running()
-    rows = {row["name"]: row for row in document["instances"]}
+    rows = rows_of(document)
     wrong = [f"{name} is shown, and not declared" for name in rows if name not in wanted]
     for name in wanted:
         row = rows.get(name)
@@ -67,6 +98,12 @@ def _shown(world: ChaosWorld, document: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def rows_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows by name, that of the gateway among them."""
+    gateway = [document["gateway"]] if document["gateway"] else []
+    return {row["name"]: row for row in (*document["instances"], *gateway)}
+
+
 def _processes(
     world: ChaosWorld, marked: Mapping[str, list[Ref]], anew: Mapping[str, Ref]
 ) -> list[str]:
@@ -76,7 +113,7 @@ def _processes(
         refs = marked.get(name, [])
         if not refs:
             wrong.append(f"{name} does not run")
-        elif one.engine == "llama-server" and len(refs) > 1:
+        elif one.engine != "ollama" and len(refs) > 1:
             wrong.append(f"{name} runs more than once: {refs}")
         elif name in anew and anew[name] in refs:
             wrong.append(f"{name}: the process of before the fault still runs")
@@ -88,6 +125,9 @@ def _answers(one: Server, port: int, refs: list[Ref]) -> list[str]:
     try:
         if one.engine == "ollama":
             return _answers_as_ollama(one, port, refs)
+        if one.engine == GATEWAY:
+            ask(port, "/v1/models")
+            return []
         props = ask(port, "/props")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return [f"no answer on port {port}: {error!r}"]
@@ -202,11 +242,11 @@ class Invariants:
             wrong.append(f"the state store cannot be read: {error}")
         ran = world.cli("status", "--json")
         try:
-            rows = ran.json["instances"]
+            shown = set(rows_of(ran.json))
         except (ValueError, KeyError) as error:
             return [*wrong, f"`status --json` cannot be read: {error!r}: {ran.out[:500]}"]
-        if {row["name"] for row in rows} != set(world.declared.wanted()):
-            wrong.append(f"`status --json` shows {[row['name'] for row in rows]}")
+        if shown != set(world.declared.wanted()):
+            wrong.append(f"`status --json` shows {shown}")
         return wrong
 
 

@@ -10,6 +10,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+GATEWAY = "gateway"
+
 BACKOFF = 0.1
 """Seconds: what every instance has as `restart.initial` and `restart.max`."""
 
@@ -26,8 +28,9 @@ class Server:
     """An instance as its profile has it. `port` None is `auto`.
 
     `knob` is what tells one setting from another: the context of a llama-server, the number of
-    parallel requests of an Ollama. `mark` is its alias. `note`, `lively` and `needs` reach no
-    process. `models` are the GGUF-made models of an Ollama, the first of them preloaded.
+    parallel requests of an Ollama, how many may wait in the gateway. `mark` is its alias. `note`,
+    `lively` and `needs` reach no process. `models` are the GGUF-made models of an Ollama, the first
+    of them preloaded. `first`: the next process is started before the one that runs ends.
     """
 
     engine: str
@@ -40,14 +43,19 @@ class Server:
     policy: str = "always"
     needs: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    first: bool = False
 
     @property
     def process(self) -> tuple[Any, ...]:
         """What needs a new process when it is another."""
+        if self.engine == GATEWAY:
+            return (self.engine, self.port)
         return (self.engine, self.port, self.knob, self.mark, self.model)
 
     def as_yaml(self) -> dict[str, Any]:
         """What stands in the profile."""
+        if self.engine == GATEWAY:
+            return {"port": self.port, "queue": {"size": self.knob}}
         common: dict[str, Any] = {
             "description": self.note,
             "port": self.port or "auto",
@@ -61,6 +69,8 @@ class Server:
         }
         if self.lively:
             common["liveness"] = dict(LIVENESS)
+        if self.first:
+            common["update"] = {"strategy": "start-first"}
         if self.needs:
             common["needs"] = list(self.needs)
         if self.engine == "ollama":
@@ -75,7 +85,14 @@ class Server:
 
 
 Content = dict[str, Server]
-"""What a profile says, by instance."""
+"""What a profile says, by instance; the gateway among them, by its own name."""
+
+
+def document(content: Content) -> dict[str, Any]:
+    """A profile that says so."""
+    blocks = {name: one.as_yaml() for name, one in content.items()}
+    gateway = {GATEWAY: blocks.pop(GATEWAY)} if GATEWAY in blocks else {}
+    return {**gateway, "instances": blocks}
 
 
 @dataclass

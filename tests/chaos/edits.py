@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from tests.chaos.declared import Content, Server
+from tests.chaos.declared import GATEWAY, Content, Server
 from tests.chaos.fault import FEWEST, MOST, Draw, Fault
 from tests.chaos.world import WAYS
 from tests.look import status
@@ -23,6 +23,8 @@ def _edited(draw: Draw, kind: str, about: str, content: Content, *, names: set[s
 def _other(draw: Draw, one: Server) -> Server:
     """The same instance with another setting that its process must take up."""
     if one.engine == "ollama":
+        return replace(one, knob=one.knob % 4 + 1)
+    if one.engine == GATEWAY:
         return replace(one, knob=one.knob % 4 + 1)
     if draw.random.random() < 0.5:
         return replace(one, knob=256 * (one.knob // 256 % 6 + 1))
@@ -89,21 +91,22 @@ def add(draw: Draw) -> Fault | None:
     port = draw.one_port()
     if len(content) >= MOST or port is None:
         return None
-    name = _fresh_name(draw)
+    name, fixed = _fresh_name(draw), draw.random.random() < 0.5
     content[name] = Server(
         "llama-server",
-        draw.random.choice([port, None]),
+        port if fixed else None,
         512,
         f"{name}-a",
         str(draw.world.folder / "m0.gguf"),
         lively=draw.random.random() < 0.3,
+        first=not fixed,
     )
     return _edited(draw, "add", f"with {name}", content, names={name})
 
 
 def remove(draw: Draw) -> Fault | None:
     content = dict(draw.world.declared.files[draw.file()])
-    names = [n for n in _declared_names(draw, free=True) if content[n].engine != "ollama"]
+    names = [n for n in _declared_names(draw, free=True) if content[n].engine == "llama-server"]
     if len(content) <= FEWEST or not names:
         return None
     gone = draw.random.choice(names)
@@ -113,7 +116,7 @@ def remove(draw: Draw) -> Fault | None:
 
 def rename(draw: Draw) -> Fault | None:
     content = dict(draw.world.declared.files[draw.file()])
-    names = [n for n in _declared_names(draw, free=True) if content[n].engine != "ollama"]
+    names = [n for n in _declared_names(draw, free=True) if content[n].engine == "llama-server"]
     if not names:
         return None
     old, new = draw.random.choice(names), _fresh_name(draw)

@@ -12,8 +12,8 @@ from random import Random
 
 from tests.chaos.world import ChaosWorld
 
-FEWEST, MOST = 6, 11
-"""Instances of the main profile, at any time."""
+FEWEST, MOST = 7, 12
+"""Instances of the main profile, and its gateway, at any time."""
 
 LINGER = 0.6
 """Seconds for which what is mended later stays broken."""

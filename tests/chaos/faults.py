@@ -30,6 +30,7 @@ from tests.chaos.machine import (
 )
 from tests.chaos.processes import (
     crash,
+    crash_gateway,
     crash_many,
     crash_ollama,
     crash_runner,
@@ -62,6 +63,7 @@ INSTANCE: tuple[Kind, ...] = (
     hang,
     stall,
     crash_ollama,
+    crash_gateway,
     crash_runner,
     unload,
 )

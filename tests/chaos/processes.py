@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from tests.chaos.declared import BACKOFF, GRACE, HUNG_AFTER
+from orchestrator.core.resolve_gateway import KEPT
+from tests.chaos.declared import BACKOFF, GATEWAY, GRACE, HUNG_AFTER
 from tests.chaos.fault import LOADED_AGAIN, Draw, Fault, quietly
 
 STALL = 0.2
@@ -114,6 +115,21 @@ def crash_ollama(draw: Draw) -> Fault | None:
         anew={name},
         names={name},
         allowed=BACKOFF,
+    )
+
+
+def crash_gateway(draw: Draw) -> Fault | None:
+    names = draw.running(GATEWAY)
+    if not names:
+        return None
+    number = draw.random.choice(DEADLY)
+    return Fault(
+        "crash-gateway",
+        f"{number.name} {names[0]}",
+        lambda: draw.world.hit(names[0], number),
+        anew=set(names),
+        names=set(names),
+        allowed=KEPT.max,
     )
 
 

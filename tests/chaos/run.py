@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.chaos.checks import Invariants, differences
+from tests.chaos.checks import Invariants, differences, rows_of
 from tests.chaos.declared import touched
 from tests.chaos.fault import Draw, Fault, Kind, nothing
 from tests.chaos.faults import ALL, draw_one, draw_two, refs_of
 from tests.chaos.world import ChaosWorld, Ref
-from tests.look import rows, status
+from tests.look import status
 
 PATIENCE = 45.0
 """Seconds beyond what is configured after which it will not converge any more."""
@@ -111,6 +111,8 @@ def run(world: ChaosWorld, plan: Plan) -> Report:
         report.command = _bare_command(world)
         with contextlib.suppress(KeyboardInterrupt):
             _Chaos(world, plan, report).go(began + plan.seconds)
+        if "Traceback" in world.world.log():
+            report.violations.append("the log of the daemon has a traceback")
         if report.violations:
             report.kept = world.keep()
     finally:
@@ -250,7 +252,7 @@ class _Chaos:
 
     def _own_start(self, changed: set[str]) -> float:
         """The longest that an engine took which was started for the last fault, by the needs."""
-        shown = rows(self._world.world)
+        shown = rows_of(status(self._world.world))
         took = {name: shown[name]["ready_after_s"] or 0.0 for name in changed if name in shown}
         running = self._world.declared.running()
         chains = [took[n] + sum(took.get(need, 0.0) for need in running[n].needs) for n in took]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.chaos.declared import Server
+from tests.chaos.declared import GATEWAY, Server
 from tests.chaos.fault import Draw, Fault, quietly
 from tests.chaos.world import ChaosWorld
 
@@ -37,10 +37,10 @@ def switch(draw: Draw) -> Fault | None:
         others = [main[name] for name in llamas if name not in same]
         # Theirs is the port of another that has to end first.
         new = {
-            f"x{number}": replace(one, mark=f"x{number}-a", needs=(), lively=False)
+            f"x{number}": replace(one, mark=f"x{number}-a", needs=(), lively=False, first=False)
             for number, one in enumerate(others[:3])
         }
-        same |= {name: one for name, one in main.items() if one.engine == "ollama"}
+        same |= {name: one for name, one in main.items() if one.engine in ("ollama", GATEWAY)}
         declared.files["other"] = {**same, **new}
         world_save(world, "other")
     before = set(declared.wanted())
@@ -135,7 +135,7 @@ def release(draw: Draw) -> Fault | None:
 
 
 def restart(draw: Draw) -> Fault | None:
-    names = draw.running() + draw.running("ollama")
+    names = draw.running() + draw.running("ollama") + draw.running(GATEWAY)
     if not names:
         return None
     name = draw.random.choice(names)

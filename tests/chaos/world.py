@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from orchestrator.core.successor import base_of
 from orchestrator.runtime.identity import read_stat, state_id
 from tests.chaos.bystanders import Bystanders
-from tests.chaos.declared import Content, Declared, Server
+from tests.chaos.declared import GATEWAY, Content, Declared, Server, document
 from tests.look import daemon_pid
 from tests.world import Ran, World, alive
 
@@ -156,9 +157,9 @@ class ChaosWorld:
 
     def save(self, file: str, content: Content, way: str) -> None:
         """Write a profile in one of the ways that editors have."""
-        document = {"instances": {name: one.as_yaml() for name, one in content.items()}}
+        says = document(content)
         # Whole in braces: no beginning of it is a valid profile with less in it.
-        text = json.dumps(document, indent=1) if way != "rename" else yaml.safe_dump(document)
+        text = json.dumps(says, indent=1) if way != "rename" else yaml.safe_dump(says)
         self.save_text(file, text, way)
 
     def save_text(self, file: str, text: str, way: str) -> None:
@@ -209,7 +210,10 @@ class ChaosWorld:
     # --- our processes --------------------------------------------------------------------------
 
     def marked(self) -> dict[str, list[Ref]]:
-        """The living processes that carry our mark, by instance, its leader first."""
+        """The living processes that carry our mark, by instance, its leader first.
+
+        One that was started beside another is that instance, for as long as it runs.
+        """
         prefix = f"ORCHESTRATE_OWNER={self.mark}/".encode()
         found: dict[str, list[tuple[bool, Ref]]] = {}
         for pid in _pids():
@@ -217,7 +221,7 @@ class ChaosWorld:
             stat = read_stat(pid) if mark is not None else None
             if mark is None or stat is None or not stat.living:
                 continue
-            name = mark.removeprefix(prefix).partition(b"/")[0].decode()
+            name = base_of(mark.removeprefix(prefix).partition(b"/")[0].decode())
             found.setdefault(name, []).append((stat.session != pid, Ref(pid, stat.start_ticks)))
         return {name: [ref for _, ref in sorted(refs, key=_first)] for name, refs in found.items()}
 
@@ -250,7 +254,8 @@ def _environ(pid: int) -> list[bytes]:
 
 
 def _main(world: ChaosWorld) -> Content:
-    """Eight llama-servers, each of them another case, and an Ollama where there is one."""
+    """Eight llama-servers, each of them another case, behind a gateway; an Ollama where there is
+    one."""
     content: Content = {}
     for number in range(8):
         name = f"i{number}"
@@ -263,7 +268,9 @@ def _main(world: ChaosWorld) -> Content:
             lively=number in (2, 3),
             policy="on-failure" if number == 7 else "always",
             needs=("i0",) if number == 1 else (),
+            first=number == 5,
         )
+    content[GATEWAY] = Server(GATEWAY, world.ports[9], 64)
     if world.ollama:
         content["o"] = Server(
             "ollama",

@@ -179,6 +179,22 @@ def test_sigterm_ends_the_daemon_alone(world: World) -> None:
     assert world.daemon_pid() != daemon
 
 
+@pytest.mark.parametrize(
+    "words", [("events", "-f"), ("logs", "a", "-f"), ("status", "--watch")], ids=lambda it: it[0]
+)
+def test_whoever_follows_is_let_go_at_its_end(world: World, words: tuple[str, ...]) -> None:
+    world.run("apply", world.profile({"a": None}))
+    with subprocess.Popen(
+        world.command(*words), cwd=world.folder, env=world.env, stdout=subprocess.PIPE
+    ) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline()
+        world.run("daemon", "stop")
+        follower.terminate()
+    # The server tells of each that it had to cut off.
+    assert "Traceback" not in world.log()
+
+
 def test_stopped_with_its_instances_it_resumes_all_but_what_is_held(world: World) -> None:
     world.run("apply", world.profile({"a": None, "b": None, "c": None}))
     before = rows(world)
