@@ -36,6 +36,10 @@ MAX_VALUES = 2_000_000
 _ID = re.compile(r"[!-~]{1,128}")
 """What a request may be called by its client."""
 
+SHOWN = 200
+"""Characters of a name that are shown, and compared with others to find the nearest: a name may be
+as long as a body, and to compare that takes minutes."""
+
 GREETING = "Ollama is running"
 """What clients of Ollama look for at `/` before they ask for anything."""
 
@@ -218,7 +222,7 @@ class Front:
         aims = tuple(Aim(one.name) for one in meant)
         if not aims:
             hint = f"one of: {listed([one.name for one in targets])}"
-            raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
+            raise RefusedError(404, "instance-not-found", f"no instance {known[:SHOWN]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", aims)
         call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
@@ -228,8 +232,9 @@ class Front:
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)
         if route is None:
-            hint = did_you_mean(name, self.room.table.names) or self._known()
-            raise RefusedError(404, "model-not-found", f"no model {name[:200]!r}", hint)
+            shown = name[:SHOWN]
+            hint = did_you_mean(shown, self.room.table.names) or self._known()
+            raise RefusedError(404, "model-not-found", f"no model {shown!r}", hint)
         return route
 
     def _known(self) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 
 import pytest
 
-from orchestrator.gateway import inbound, reading
+from orchestrator.gateway import front, inbound, reading
 from orchestrator.gateway.clients import most_connections
 from tests.served_gateway import OK, Gateway, chat, echo, get, post, run, until
 
@@ -153,6 +154,25 @@ def test_a_body_of_too_many_values_is_not_looked_at() -> None:
         assert (await gateway.ask(post(b"[" * 100_000))).status == 400
         said = await gateway.ask(post(b'{"model":"a","x":[' + b"0," * 2_000_001 + b"0]}"))
         assert said.status == 413
+
+    run(story)
+
+
+def test_a_name_as_long_as_a_body_is_not_compared_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+
+    def nearest(word: str, _known: Iterable[str]) -> str:
+        compared.append(len(word))
+        return ""
+
+    monkeypatch.setattr(front, "did_you_mean", nearest)
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", OK)
+        assert (await gateway.ask(chat("x" * 1_000_000))).status == 404
+        assert compared == [front.SHOWN]
 
     run(story)
 
