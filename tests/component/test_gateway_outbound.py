@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.gateway.exchange import ATTEMPTS
 from tests.served_gateway import (
     OK,
     Behaves,
@@ -215,6 +216,43 @@ def test_a_deed_is_not_done_twice() -> None:
         assert (said.status, seen) == (502, ["POST /slots/0?action=erase HTTP/1.1"])
         assert (await gateway.ask(get("/instances/a/slots"))).status == 502
         assert len(seen) > 2
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "asked", [post(b"{}", path="/instances/a/slots/0"), get("/instances/a/slots")]
+)
+def test_what_an_instance_says_of_itself_is_passed_on_and_keeps_nobody_from_it(
+    asked: bytes,
+) -> None:
+    """A llama-server answers 503 to a look that wants a free slot, as that asks it to."""
+    busy = (
+        b'HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"n": 0}'
+    )
+    seen: list[str] = []
+
+    async def says_busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await request_of(reader))[0])
+        writer.write(busy)
+
+    async def story(gateway: Gateway) -> None:
+        server = await gateway.serve("a", says_busy)
+        said = await gateway.ask(asked)
+        assert (said.status, said.json, len(seen)) == (503, {"n": 0}, 1)
+        server.close()
+        await gateway.serve("a", OK)
+        gateway.room.deadline = 0.0
+        assert (await gateway.ask(chat("a"))).status == 200, "it was kept waiting"
+
+    run(story)
+
+
+def test_tries_are_told_as_many_as_there_were() -> None:
+    async def story(gateway: Gateway) -> None:
+        gateway.place("a", 1)
+        assert (await gateway.ask(get("/instances/a/slots"))).status == 502
+        assert gateway.records[-1].retries == ATTEMPTS - 1
 
     run(story)
 
