@@ -241,9 +241,10 @@ class Exchanges:
                     await outbound.begun()
                 return outbound, head
             except LostError:
-                if not outbound.used or fresh:
+                if not outbound.used or fresh or target.is_cloud:
                     raise
-                # It was closed while it was idle: that says nothing of the instance.
+                # It was closed while it was idle: that says nothing of the instance. A cloud keeps
+                # it for longer than we do: if it ends, what was sent may have been worked on.
                 fresh = True
             except BaseException:
                 outbound.close()

@@ -204,6 +204,24 @@ def test_a_connection_that_was_closed_while_idle_is_no_failure() -> None:
     run(story)
 
 
+def test_a_cloud_is_asked_once_also_on_a_connection_that_was_kept() -> None:
+    seen: list[str] = []
+
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await request_of(reader))[0])
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        seen.append((await request_of(reader))[0])
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("cloud:sky", breaks_off, engine="cloud")
+        gateway.told(chat={"aims": [{"target": "cloud:sky"}]})
+        statuses = [(await gateway.ask(chat("chat"))).status for _ in range(2)]
+        assert (statuses, len(seen)) == ([200, 502], 2)
+
+    run(story)
+
+
 def test_a_deed_is_not_done_twice() -> None:
     seen: list[str] = []
 
