@@ -145,13 +145,43 @@ def test_a_stream_that_breaks_off_ends_with_an_error(path: str, error: bytes) ->
         client = await gateway.connect()
         await client.send(post(b'{"model":"a","stream":true}', path=path))
         said = await client.answer()
-        assert said.body.startswith(b"abcab\n\n" + error)
+        gap = b"\n" if path.startswith("/api") else b"\n\n"
+        assert said.body.startswith(b"abcab" + gap + error)
         assert b"a broke off" in said.body
         assert gateway.records[0].lost
         # It is whole HTTP: the connection serves on.
         await client.send(get("/health"))
         assert (await client.answer()).status == 200
         client.close()
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gap"),
+    [
+        ([b"data: 1\n\n"], b""),
+        ([b"data: 1\n", b"\n"], b""),
+        ([b"data: 1\n"], b"\n\n"),
+        ([b"data: 1\r\n\r\n"], b"\n\n"),
+        ([b"data: 1", b"\n"], b"\n\n"),
+        ([], b""),
+    ],
+)
+def test_the_error_that_ends_a_stream_is_an_event_of_its_own(
+    pieces: list[bytes], gap: bytes
+) -> None:
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(STREAM.replace(b"text/event-stream", b"Text/Event-Stream; charset=utf-8"))
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", breaks_off)
+        said = await gateway.ask(chat("a", stream=True))
+        assert said.body.startswith(b"".join(pieces) + gap + b'data: {"error"')
 
     run(story)
 
