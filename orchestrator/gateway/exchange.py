@@ -268,6 +268,7 @@ class Exchanges:
             end = outbound.relay(reply.write)
             reply.begin()
             call.forget()
+            inbound.weighs(len(call.request.body))
             await end
         except LostError as lost:
             call.record.lost = True

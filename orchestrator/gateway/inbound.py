@@ -66,6 +66,7 @@ class Inbound(asyncio.Protocol):
         "_task",
         "_transport",
         "_waiting",
+        "_weight",
         "_writable",
         "closing",
         "on_writable",
@@ -86,6 +87,7 @@ class Inbound(asyncio.Protocol):
         self._since = self._loop.time()
         self._full_since = 0.0
         self._held = 0
+        self._weight = 0
         self._silent = True
         self._bodiless = False
         self.closing = False
@@ -218,7 +220,7 @@ class Inbound(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         self._silent, self._bodiless = True, request.method == b"HEAD"
-        size = len(request.body)
+        self._weight = len(request.body)
         if self._reading is not None and self._reading.idle:
             # An answer may take hours, and a parser is a third of what a connection takes.
             self._reading = None
@@ -239,7 +241,12 @@ class Inbound(asyncio.Protocol):
             message = f"the gateway has a bug: {error!r}"
             self.say(answers.error(answers.protocol_of(request), 500, "bug", message))
         finally:
-            self._release(size)
+            self.weighs(0)
+
+    def weighs(self, size: int) -> None:
+        """Of the request that is answered only so many bytes are still there."""
+        self._release(self._weight - size)
+        self._weight = size
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)

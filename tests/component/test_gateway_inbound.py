@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.gateway import front, inbound, reading
 from orchestrator.gateway.clients import most_connections
-from tests.served_gateway import OK, Gateway, chat, echo, get, post, run, until
+from orchestrator.gateway.message import REMEMBERED
+from tests.served_gateway import OK, Gateway, chat, echo, get, post, request_of, run, until
 
 PLAIN = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -133,6 +134,35 @@ def test_all_bodies_together_have_bounds() -> None:
         assert gateway.clients.held == 0
 
     run(story, most_held=100_000)
+
+
+def test_a_body_counts_for_as_long_as_it_is_there() -> None:
+    """A stream may take hours, and what it was asked for is let go of when it begins."""
+    ends = asyncio.Event()
+
+    async def long(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: here\n\n")
+        await ends.wait()
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", long)
+        clients = [await gateway.connect() for _ in range(4)]
+        for client in clients:
+            await client.send(chat("a", stream=True, prompt="x" * 80_000))
+            assert (await client.head())[0] == 200
+        assert 0 < gateway.clients.held <= 4 * REMEMBERED
+        clients[0].close()
+        await until(lambda: len(gateway.clients.everyone) == 3)
+        assert gateway.clients.held <= 3 * REMEMBERED
+        ends.set()
+        for client in clients[1:]:
+            await client.reader.read(1)
+            client.close()
+        await until(lambda: not gateway.clients.everyone)
+        assert gateway.clients.held == 0
+
+    run(story, most_held=200_000)
 
 
 def test_a_body_in_single_bytes_takes_no_more_than_it_weighs() -> None:
