@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import sys
+import termios
 import traceback
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -58,6 +61,7 @@ class Inbound(asyncio.Protocol):
         "_full_since",
         "_held",
         "_last",
+        "_left",
         "_loop",
         "_reading",
         "_retired",
@@ -86,6 +90,7 @@ class Inbound(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._since = self._loop.time()
         self._full_since = 0.0
+        self._left = 0
         self._held = 0
         self._weight = 0
         self._silent = True
@@ -108,9 +113,19 @@ class Inbound(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Close what is slow on purpose, or asleep."""
-        stalls = self._writable is not None and now - self._full_since > STALLS
-        if stalls or (self._task is None and now - self._since > self._limit()):
+        if self._stalls(now) or (self._task is None and now - self._since > self._limit()):
             self.abort()
+
+    def _stalls(self, now: float) -> bool:
+        """Whether it takes nothing of what waits for it. The system's buffer may hold what a slow
+        one takes in minutes, and meanwhile ours does not move: so both are looked at."""
+        if self._writable is None or self._transport is None:
+            return False
+        left = self._transport.get_write_buffer_size() + in_system(self._transport)
+        if left < self._left:
+            self._full_since = now
+        self._left = left
+        return now - self._full_since > STALLS
 
     def _limit(self) -> float:
         if self.closing:
@@ -144,6 +159,7 @@ class Inbound(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
         self._full_since = self._loop.time()
+        self._left = 0
 
     def resume_writing(self) -> None:
         waiter, self._writable = self._writable, None
@@ -311,6 +327,16 @@ class Inbound(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 self._transport.abort()
+
+
+def in_system(transport: asyncio.Transport) -> int:
+    """Bytes that were written, and that the other side has not taken yet."""
+    sock = transport.get_extra_info("socket")
+    try:
+        raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def _nothing() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import Iterable
 
 import pytest
 
 from orchestrator.gateway import front, inbound, reading
-from orchestrator.gateway.clients import most_connections
-from orchestrator.gateway.message import REMEMBERED
+from orchestrator.gateway.clients import Clients, most_connections
+from orchestrator.gateway.message import REMEMBERED, Request
 from tests.served_gateway import OK, Gateway, chat, echo, get, post, request_of, run, until
 
 PLAIN = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
@@ -292,6 +294,74 @@ def test_who_takes_nothing_is_dropped_and_the_instance_is_made_to_wait(
         client.close()
 
     run(story)
+
+
+class Silent:
+    """Is at work on an answer for ever."""
+
+    def refusal(self, request: Request) -> bytes | None:
+        return None
+
+    async def answer(self, inbound: inbound.Inbound, request: Request) -> None:
+        await asyncio.Event().wait()
+
+
+class Full(asyncio.Transport):
+    """A connection that keeps what is written: the system does not take it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return inbound.WRITE_AHEAD
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_who_takes_a_little_all_the_time_is_not_dropped() -> None:
+    """What the system keeps for it is so much that our own buffer does not move for minutes."""
+
+    async def scene() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()[:2]) as theirs,
+            server.accept()[0] as ours,
+        ):
+            ours.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    ours.send(b"x" * 65536)
+            transport = Full(ours)
+            client = inbound.Inbound(Silent(), Clients())
+            client.connection_made(transport)
+            client.data_received(chat())
+            await asyncio.sleep(0)
+            client.pause_writing()
+            now = asyncio.get_running_loop().time()
+            for _ in range(3):
+                client.look(now)
+                before = inbound.in_system(transport)
+                while inbound.in_system(transport) == before:
+                    theirs.recv(65536)
+                now += inbound.STALLS * 0.8
+                client.look(now)
+                assert not transport.aborted
+            client.look(now + inbound.STALLS * 0.9)
+            assert not transport.aborted
+            client.look(now + inbound.STALLS * 1.1)
+            assert transport.aborted
+            client.connection_lost(None)
+            await client.end()
+
+    asyncio.run(scene())
 
 
 def test_requests_in_a_row_are_answered_in_their_order() -> None:
