@@ -342,14 +342,28 @@ def test_what_is_the_gateways_own_goes_no_further() -> None:
         await gateway.serve("open", echo)
         await gateway.serve("closed", echo, key="engine's")
         secrets = ["Authorization: Bearer word", "X-Api-Key: word", "Cookie: a=b", "X-Mine: 1"]
-        own = ["Connection: close, X-Hop", "X-Hop: 1", "Keep-Alive: 5", "TE: trailers", "Via: me"]
+        own = [
+            "Connection: close, X-Hop",
+            "X-Hop: 1",
+            "Connection: X-Next",
+            "X-Next: 1",
+            "Keep-Alive: 5",
+            "TE: trailers",
+            "Via: me",
+        ]
         for name, key in (("open", None), ("closed", "Bearer engine's")):
             body = json.dumps({"model": name}).encode()
             seen: dict[str, Any] = (await gateway.ask(post(body, *secrets, *own))).json["headers"]
             assert seen.get("authorization") == key
-            assert not {"x-api-key", "cookie", "x-hop", "te", "keep-alive", "connection"} & set(
-                seen
-            )
+            assert not {
+                "x-api-key",
+                "cookie",
+                "x-hop",
+                "x-next",
+                "te",
+                "keep-alive",
+                "connection",
+            } & set(seen)
             assert (seen["x-mine"], seen["via"]) == ("1", "me")
             assert seen["host"].startswith("127.0.0.1:")
 
