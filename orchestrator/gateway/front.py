@@ -99,13 +99,13 @@ class Front:
     door: Door = field(default_factory=Door)
     begun: Callable[[Record], None] = _nobody
 
-    def refusal(self, request: Request) -> bytes | None:
-        """The answer to a request that is not let in."""
+    def refusal(self, request: Request, peer: str) -> bytes | None:
+        """The answer to a request from the address `peer` that is not let in."""
         why = self.door.refusal(request, is_open=request.path in OPEN)
         if why is None:
             return None
         record = self._record(request)
-        record.status = why.status
+        record.client, record.status = peer, why.status
         self.told(record, request)
         return answers.error(answers.protocol_of(request), *why, *record.marks)
 

@@ -41,7 +41,7 @@ closing at once would take the answer away from it."""
 class Answers(Protocol):
     """Who answers."""
 
-    def refusal(self, request: Request) -> bytes | None:
+    def refusal(self, request: Request, peer: str) -> bytes | None:
         """The last answer on a connection whose request is not let in; its body is not there."""
         ...
 
@@ -181,7 +181,7 @@ class Inbound(asyncio.Protocol):
             self._since = self._loop.time()
 
     def refusal(self, request: Request) -> bytes | None:
-        return self._front.refusal(request)
+        return self._front.refusal(request, self.peer)
 
     def go_on(self) -> None:
         # In the middle of another answer it cannot be said: the client goes on by itself.

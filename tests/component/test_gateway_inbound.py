@@ -299,7 +299,7 @@ def test_who_takes_nothing_is_dropped_and_the_instance_is_made_to_wait(
 class Silent:
     """Is at work on an answer for ever."""
 
-    def refusal(self, request: Request) -> bytes | None:
+    def refusal(self, request: Request, peer: str) -> bytes | None:
         return None
 
     async def answer(self, inbound: inbound.Inbound, request: Request) -> None:
