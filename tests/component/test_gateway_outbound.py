@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 from typing import Any
 
 import pytest
 
+from orchestrator.gateway import outbound
 from orchestrator.gateway.exchange import ATTEMPTS
 from tests.served_gateway import (
     OK,
@@ -421,3 +423,24 @@ def test_paths_below_an_instance_are_its_own() -> None:
             assert (await gateway.ask(get(nowhere))).status == 404, nowhere
 
     run(story)
+
+
+class Elsewhere(asyncio.Transport):
+    """A connection to another machine."""
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        super().__init__({"socket": sock, "peername": (address, 443)})
+
+
+@pytest.mark.parametrize(("address", "watched"), [("192.0.2.1", True), ("127.0.0.1", False)])
+def test_a_server_elsewhere_that_is_out_of_reach_is_noticed(address: str, watched: bool) -> None:
+    """Nothing says so: only the system can ask whether it is still there."""
+
+    async def scene() -> None:
+        with socket.socket() as sock:
+            outbound.Outbound().connection_made(Elsewhere(sock, address))
+            assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is watched
+            patience = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert patience == (outbound.UNHEARD * 1000 if watched else 0)
+
+    asyncio.run(scene())
