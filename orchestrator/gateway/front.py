@@ -33,6 +33,9 @@ OPEN = ("/", *HEALTH)
 MAX_VALUES = 2_000_000
 """Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
 
+A_VALUE = 64
+"""Bytes that each of them is taken for, beside those of the text."""
+
 _ID = re.compile(r"[!-~]{1,128}")
 """What a request may be called by its client."""
 
@@ -176,6 +179,9 @@ class Front:
             call = self._to_instance(request, record)
         else:
             call = self._to_model(request, record)
+            if call.body is not None:
+                # It may wait for long, and take many times the memory of its text.
+                inbound.weighs(len(request.body) + A_VALUE * _values(request.body))
         if request.path == "/api/show":
             only_ollama = [t.engine == "ollama" for _, t in self.room.table.aims(call.route)]
             if not all(only_ollama):
@@ -273,7 +279,7 @@ def _check_path(request: Request) -> None:
 
 
 def _json(request: Request) -> Json:
-    if _has_too_many_values(request.body):
+    if len(request.body) > MAX_VALUES and _values(request.body) > MAX_VALUES:
         raise RefusedError(413, "too-large", "the body has too many values")
     try:
         parsed: Any = json.loads(request.body)
@@ -284,6 +290,6 @@ def _json(request: Request) -> Json:
     return cast("Json", parsed)
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether the JSON could take many times the memory of its text."""
-    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES
+def _values(body: bytes) -> int:
+    """How many values a JSON text may have at most, by its commas and brackets."""
+    return sum(map(body.count, (b",", b"[", b"{")))

@@ -260,7 +260,7 @@ class Inbound(asyncio.Protocol):
             self.weighs(0)
 
     def weighs(self, size: int) -> None:
-        """Of the request that is answered only so many bytes are still there."""
+        """So many bytes are taken by the request that is answered."""
         self._release(self._weight - size)
         self._weight = size
 

@@ -167,6 +167,24 @@ def test_a_body_counts_for_as_long_as_it_is_there() -> None:
     run(story, most_held=200_000)
 
 
+def test_what_a_body_is_read_into_counts_while_it_waits() -> None:
+    async def story(gateway: Gateway) -> None:
+        gateway.place("a", 1, phase="starting")
+        await gateway.serve("b", OK)
+        many = post(b'{"model":"a","x":[' + b"{}," * 1000 + b"{}]}")
+        client = await gateway.connect()
+        await client.send(many)
+        await until(lambda: gateway.room.waiters)
+        assert gateway.clients.held > 1000 * front.A_VALUE
+        assert (await gateway.ask(chat("b", prompt="x" * 20_000))).status == 503
+        client.close()
+        await until(lambda: not gateway.room.waiters)
+        assert gateway.clients.held == 0
+        assert (await gateway.ask(chat("b", prompt="x" * 20_000))).status == 200
+
+    run(story, most_held=80_000)
+
+
 def test_a_body_in_single_bytes_takes_no_more_than_it_weighs() -> None:
     async def story(gateway: Gateway) -> None:
         await gateway.serve("a", echo)
