@@ -206,7 +206,11 @@ class Outbound(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100:
+            # No client could read it.
+            self._fail(LostError(f"its answer is no HTTP: its status is {status}"))
+            self.close()
+        elif status < 200:
             self._headers = []
         elif self._busy and not self._head.done():
             names = {name for name, _ in self._headers}

@@ -50,8 +50,19 @@ def once(raw: bytes) -> Behaves:
         b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400_000,
         b"\0" * 1000,
+        b"HTTP/1.1 000 None\r\nContent-Length: 2\r\n\r\n{}",
     ],
-    ids=["nothing", "a word", "HTTP/2", "two lengths", "both", "101", "endless head", "zeros"],
+    ids=[
+        "nothing",
+        "a word",
+        "HTTP/2",
+        "two lengths",
+        "both",
+        "101",
+        "endless head",
+        "zeros",
+        "000",
+    ],
 )
 def test_what_is_no_answer_is_asked_of_another(raw: bytes) -> None:
     async def story(gateway: Gateway) -> None:
