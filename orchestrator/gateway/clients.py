@@ -16,11 +16,12 @@ MOST = 16384
 """Connections, where the system allows for more."""
 
 MOST_HELD = 512 << 20
-"""Bytes of bodies that are there at a time."""
+"""Bytes of bodies that are there at a time, with what they are read into."""
 
 
 class Clients:
-    """The connections there are. `held` counts the bytes of requests that are not answered yet."""
+    """The connections there are. `held` counts the bytes of requests whose answers have not begun,
+    with what their bodies are read into."""
 
     def __init__(self, most: int = MOST, most_held: int = MOST_HELD) -> None:
         self.most = most

@@ -124,15 +124,19 @@ class Exchanges:
         lost, sent = "", True
         for attempt in range(ATTEMPTS):
             seat = await self._seat(inbound, call, leg)
+            last = attempt + 1 == ATTEMPTS
+            # A deed that is refused is not tried again, and what a look is told is what it wants to
+            # know: the answer is the client's, and says nothing of whether others are served.
+            final = last or call.light or not call.repeatable
             try:
-                await self._ask(inbound, call, seat, leg, last=attempt + 1 == ATTEMPTS)
+                await self._ask(inbound, call, seat, leg, last=final)
                 return
             except LostError as error:
                 lost, sent = f"{seat.target.name}: {error}", error.sent
                 self.room.shun(seat.target)
             finally:
                 self.room.leave(seat)
-            if seat.target.is_cloud or (sent and not call.repeatable):
+            if last or seat.target.is_cloud or (sent and not call.repeatable):
                 # What was sent may have been worked on: it is paid for, or done.
                 break
             call.record.retried.append(seat.target.name)
@@ -237,9 +241,10 @@ class Exchanges:
                     await outbound.begun()
                 return outbound, head
             except LostError:
-                if not outbound.used or fresh:
+                if not outbound.used or fresh or target.is_cloud:
                     raise
-                # It was closed while it was idle: that says nothing of the instance.
+                # It was closed while it was idle: that says nothing of the instance. A cloud keeps
+                # it for longer than we do: if it ends, what was sent may have been worked on.
                 fresh = True
             except BaseException:
                 outbound.close()
@@ -263,6 +268,7 @@ class Exchanges:
             end = outbound.relay(reply.write)
             reply.begin()
             call.forget()
+            inbound.weighs(len(call.request.body))
             await end
         except LostError as lost:
             call.record.lost = True

@@ -33,8 +33,15 @@ OPEN = ("/", *HEALTH)
 MAX_VALUES = 2_000_000
 """Values in the JSON of a request: each takes some hundred bytes while it is looked at."""
 
+A_VALUE = 64
+"""Bytes that each of them is taken for, beside those of the text."""
+
 _ID = re.compile(r"[!-~]{1,128}")
 """What a request may be called by its client."""
+
+SHOWN = 200
+"""Characters of a name that are shown, and compared with others to find the nearest: a name may be
+as long as a body, and to compare that takes minutes."""
 
 GREETING = "Ollama is running"
 """What clients of Ollama look for at `/` before they ask for anything."""
@@ -95,13 +102,13 @@ class Front:
     door: Door = field(default_factory=Door)
     begun: Callable[[Record], None] = _nobody
 
-    def refusal(self, request: Request) -> bytes | None:
-        """The answer to a request that is not let in."""
+    def refusal(self, request: Request, peer: str) -> bytes | None:
+        """The answer to a request from the address `peer` that is not let in."""
         why = self.door.refusal(request, is_open=request.path in OPEN)
         if why is None:
             return None
         record = self._record(request)
-        record.status = why.status
+        record.client, record.status = peer, why.status
         self.told(record, request)
         return answers.error(answers.protocol_of(request), *why, *record.marks)
 
@@ -172,6 +179,9 @@ class Front:
             call = self._to_instance(request, record)
         else:
             call = self._to_model(request, record)
+            if call.body is not None:
+                # It may wait for long, and take many times the memory of its text.
+                inbound.weighs(len(request.body) + A_VALUE * _values(request.body))
         if request.path == "/api/show":
             only_ollama = [t.engine == "ollama" for _, t in self.room.table.aims(call.route)]
             if not all(only_ollama):
@@ -218,7 +228,7 @@ class Front:
         aims = tuple(Aim(one.name) for one in meant)
         if not aims:
             hint = f"one of: {listed([one.name for one in targets])}"
-            raise RefusedError(404, "instance-not-found", f"no instance {known[:200]!r}", hint)
+            raise RefusedError(404, "instance-not-found", f"no instance {known[:SHOWN]!r}", hint)
         record.model = known
         route = Route(f"/instances/{known}", aims)
         call = Call(request, route, b"/" + b"".join(rest) + mark + query, "openai", record)
@@ -228,8 +238,9 @@ class Front:
     def _route(self, name: str) -> Route:
         route = self.room.table.route(name)
         if route is None:
-            hint = did_you_mean(name, self.room.table.names) or self._known()
-            raise RefusedError(404, "model-not-found", f"no model {name[:200]!r}", hint)
+            shown = name[:SHOWN]
+            hint = did_you_mean(shown, self.room.table.names) or self._known()
+            raise RefusedError(404, "model-not-found", f"no model {shown!r}", hint)
         return route
 
     def _known(self) -> str:
@@ -268,7 +279,7 @@ def _check_path(request: Request) -> None:
 
 
 def _json(request: Request) -> Json:
-    if _has_too_many_values(request.body):
+    if len(request.body) > MAX_VALUES and _values(request.body) > MAX_VALUES:
         raise RefusedError(413, "too-large", "the body has too many values")
     try:
         parsed: Any = json.loads(request.body)
@@ -279,6 +290,6 @@ def _json(request: Request) -> Json:
     return cast("Json", parsed)
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether the JSON could take many times the memory of its text."""
-    return len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES
+def _values(body: bytes) -> int:
+    """How many values a JSON text may have at most, by its commas and brackets."""
+    return sum(map(body.count, (b",", b"[", b"{")))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import sys
+import termios
 import traceback
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -38,7 +41,7 @@ closing at once would take the answer away from it."""
 class Answers(Protocol):
     """Who answers."""
 
-    def refusal(self, request: Request) -> bytes | None:
+    def refusal(self, request: Request, peer: str) -> bytes | None:
         """The last answer on a connection whose request is not let in; its body is not there."""
         ...
 
@@ -58,6 +61,7 @@ class Inbound(asyncio.Protocol):
         "_full_since",
         "_held",
         "_last",
+        "_left",
         "_loop",
         "_reading",
         "_retired",
@@ -66,6 +70,7 @@ class Inbound(asyncio.Protocol):
         "_task",
         "_transport",
         "_waiting",
+        "_weight",
         "_writable",
         "closing",
         "on_writable",
@@ -85,7 +90,9 @@ class Inbound(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._since = self._loop.time()
         self._full_since = 0.0
+        self._left = 0
         self._held = 0
+        self._weight = 0
         self._silent = True
         self._bodiless = False
         self.closing = False
@@ -106,9 +113,19 @@ class Inbound(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Close what is slow on purpose, or asleep."""
-        stalls = self._writable is not None and now - self._full_since > STALLS
-        if stalls or (self._task is None and now - self._since > self._limit()):
+        if self._stalls(now) or (self._task is None and now - self._since > self._limit()):
             self.abort()
+
+    def _stalls(self, now: float) -> bool:
+        """Whether it takes nothing of what waits for it. The system's buffer may hold what a slow
+        one takes in minutes, and meanwhile ours does not move: so both are looked at."""
+        if self._writable is None or self._transport is None:
+            return False
+        left = self._transport.get_write_buffer_size() + in_system(self._transport)
+        if left < self._left:
+            self._full_since = now
+        self._left = left
+        return now - self._full_since > STALLS
 
     def _limit(self) -> float:
         if self.closing:
@@ -142,6 +159,7 @@ class Inbound(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
         self._full_since = self._loop.time()
+        self._left = 0
 
     def resume_writing(self) -> None:
         waiter, self._writable = self._writable, None
@@ -163,7 +181,7 @@ class Inbound(asyncio.Protocol):
             self._since = self._loop.time()
 
     def refusal(self, request: Request) -> bytes | None:
-        return self._front.refusal(request)
+        return self._front.refusal(request, self.peer)
 
     def go_on(self) -> None:
         # In the middle of another answer it cannot be said: the client goes on by itself.
@@ -218,7 +236,7 @@ class Inbound(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         self._silent, self._bodiless = True, request.method == b"HEAD"
-        size = len(request.body)
+        self._weight = len(request.body)
         if self._reading is not None and self._reading.idle:
             # An answer may take hours, and a parser is a third of what a connection takes.
             self._reading = None
@@ -239,7 +257,12 @@ class Inbound(asyncio.Protocol):
             message = f"the gateway has a bug: {error!r}"
             self.say(answers.error(answers.protocol_of(request), 500, "bug", message))
         finally:
-            self._release(size)
+            self.weighs(0)
+
+    def weighs(self, size: int) -> None:
+        """So many bytes are taken by the request that is answered."""
+        self._release(self._weight - size)
+        self._weight = size
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)
@@ -304,6 +327,16 @@ class Inbound(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 self._transport.abort()
+
+
+def in_system(transport: asyncio.Transport) -> int:
+    """Bytes that were written, and that the other side has not taken yet."""
+    sock = transport.get_extra_info("socket")
+    try:
+        raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def _nothing() -> None:

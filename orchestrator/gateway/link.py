@@ -22,11 +22,23 @@ AGAIN = 0.2
 LIMIT = 16 << 20
 """Bytes of a table."""
 
+_NONSENSE = (
+    OSError,
+    EOFError,
+    asyncio.LimitOverrunError,
+    # JSON, but no table.
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""What a daemon that is away, or of another make, can lead to."""
+
 
 async def follow(take: Callable[[Table, dict[str, Any]], None], *, path: str = SOCKET) -> None:
     """Hand over each table, for ever. A daemon that is away, or talks nonsense, is asked again."""
     while True:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
+        with contextlib.suppress(*_NONSENSE):
             await _follow_one(take, path)
         await asyncio.sleep(AGAIN)
 

@@ -72,7 +72,7 @@ def request_bytes(request: Request, *, target: bytes, host: bytes, more: Headers
     """The request as an instance is to see it. `more` are headers in place of the client's; one
     without a value is left out."""
     left_out = NOT_SENT | {name for name, _ in more}
-    named = request.header(b"connection").lower()
+    named = b",".join(value for name, value in request.headers if name == b"connection").lower()
     if named and named not in _USUAL:
         left_out = left_out.union(name.strip() for name in named.split(b","))
     lines = [request.method + b" " + target + b" HTTP/1.1", b"host: " + host]

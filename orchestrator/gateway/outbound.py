@@ -13,7 +13,7 @@ from typing import cast
 
 import httptools
 
-from orchestrator.core.origin import is_address
+from orchestrator.core.origin import is_address, is_loopback
 from orchestrator.gateway.message import Headers
 
 KEPT = 4
@@ -28,6 +28,10 @@ MAX_HEAD = 256 << 10
 
 CONNECT = 5.0
 """Seconds to connect: it is this machine, or a server that is in trouble."""
+
+UNHEARD = 60
+"""Seconds after which a server elsewhere that gives no sign of life is lost: a line that is cut,
+or a machine that has lost its power, closes no connection."""
 
 Address = tuple[str, int]
 
@@ -97,6 +101,9 @@ class Outbound(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        if peer and not is_loopback(str(peer[0])):
+            _watch(transport.get_extra_info("socket"))
 
     @property
     def alive(self) -> bool:
@@ -199,7 +206,11 @@ class Outbound(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if status < 100:
+            # No client could read it.
+            self._fail(LostError(f"its answer is no HTTP: its status is {status}"))
+            self.close()
+        elif status < 200:
             self._headers = []
         elif self._busy and not self._head.done():
             names = {name for name, _ in self._headers}
@@ -294,6 +305,15 @@ async def _connected(address: Address, *, tls: bool, verified: bool) -> Outbound
     except BaseException:
         sock.close()
         raise
+
+
+def _watch(sock: socket.socket) -> None:
+    """Have the system notice that the other side is out of reach, whoever is to speak next."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, UNHEARD // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, UNHEARD // 6)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD * 1000)
 
 
 @cache

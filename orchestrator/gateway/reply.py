@@ -8,6 +8,7 @@ import time
 from orchestrator.gateway import answers
 from orchestrator.gateway.call import Call
 from orchestrator.gateway.cloud import KEPT_BACK
+from orchestrator.gateway.early import EVENTS
 from orchestrator.gateway.inbound import Inbound
 from orchestrator.gateway.message import HOP_BY_HOP, Headers, head_bytes
 from orchestrator.gateway.ollama_ask import Asked
@@ -29,6 +30,7 @@ class Reply:
         "_begun",
         "_call",
         "_chunked",
+        "_events",
         "_flow",
         "_head",
         "_inbound",
@@ -57,7 +59,9 @@ class Reply:
         self._begun = False
         self._chunked = False
         self._tail = b""
-        self._streams = _is_stream(head)
+        kind = head.header(b"content-type").partition(b";")[0].strip().lower()
+        self._streams = kind in STREAMS and not head.header(b"content-length")
+        self._events = kind == EVENTS
         call.record.target, call.record.status = target.name, head.status
         self._flow = call.record.watch(
             call.request.path, head.header(b"content-type"), head.header(b"content-encoding")
@@ -94,12 +98,19 @@ class Reply:
             self._send(self._say.broken(message))
             self._finish()
         elif self._streams:
-            # What was cut off in the middle of a line must not become one with what follows.
-            gap = b"" if self._tail.endswith(b"\n") or not self._tail else b"\n\n"
-            self._send(gap + answers.error_event(self._call.protocol, message))
+            self._send(self._gap() + answers.error_event(self._call.protocol, message))
             self._finish()
         else:
             self._inbound.abort()
+
+    def _gap(self) -> bytes:
+        """What was cut off in the middle of a line, or of an event, must not become one with what
+        follows: only an empty line ends an event, and none is to stand between lines of JSON."""
+        if not self._tail:
+            return b""
+        if self._events:
+            return b"" if self._tail == b"\n\n" else b"\n\n"
+        return b"" if self._tail.endswith(b"\n") else b"\n"
 
     def _say_of(self, asked: Asked) -> Say:
         record, loop = self._call.record, self._loop
@@ -151,7 +162,7 @@ class Reply:
             return
         if not self._begun:
             self._begin()
-        self._tail = data[-1:]
+        self._tail = data[-2:] if len(data) > 1 else self._tail[-1:] + data
         self._call.record.sent += len(data)
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
         if self._unsent:
@@ -170,8 +181,3 @@ class Reply:
         self._flush()
         if self._chunked:
             self._inbound.write(b"0\r\n\r\n")
-
-
-def _is_stream(head: Head) -> bool:
-    kind = head.header(b"content-type").partition(b";")[0].strip()
-    return kind in STREAMS and not head.header(b"content-length")

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.gateway.affinity import Key
@@ -115,6 +115,8 @@ class Room:
     """Called when a request begins to wait."""
     used_at: dict[str, float] = field(default_factory=dict[str, float])
     """When each target was at work last, by the boot clock."""
+    _looks: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """Those of them that are `light`: they take no slot of it."""
     _of_client: Counter[str] = field(default_factory=Counter[str])
     _waiting: list[_Waiter] = field(default_factory=list[_Waiter])
     _shunned: dict[tuple[str, str], asyncio.TimerHandle] = field(
@@ -142,7 +144,7 @@ class Room:
         """
         choices = wants(self.table)
         if light and (there := self._there(choices)):
-            return replace(self._seat(there, client), light=True)
+            return self._seat(there, client, light=True)
         # Whoever waits has been looked at since the last seat came free: this takes nobody's.
         if free := self._free(choices, key):
             return self._seat(free, client)
@@ -178,12 +180,14 @@ class Room:
 
     def leave(self, seat: Seat) -> None:
         """The request is over: the seat is the next one's."""
-        took = asyncio.get_running_loop().time() - seat.since
-        known = self._pace.get(seat.target.name, took)
-        self._pace[seat.target.name] = known + PACE * (took - known)
         _less(self.under_way, seat.target.seats)
         _less(self._of_client, seat.client)
-        if not seat.light:
+        if seat.light:
+            _less(self._looks, seat.target.seats)
+        else:
+            took = asyncio.get_running_loop().time() - seat.since
+            known = self._pace.get(seat.target.name, took)
+            self._pace[seat.target.name] = known + PACE * (took - known)
             self.used_at[seat.target.name] = _boot_clock()
         self._call_one(seat.target.name)
         self.on_leave(seat.target)
@@ -310,11 +314,13 @@ class Room:
     def _rank(self, waiter: _Waiter) -> tuple[int, int, int]:
         return -waiter.priority, self._of_client[waiter.client], waiter.arrived
 
-    def _seat(self, choice: Choice, client: str) -> Seat:
+    def _seat(self, choice: Choice, client: str, *, light: bool = False) -> Seat:
         aim, target = choice
         self.under_way[target.seats] += 1
         self._of_client[client] += 1
-        return Seat(aim, target, client, asyncio.get_running_loop().time())
+        if light:
+            self._looks[target.seats] += 1
+        return Seat(aim, target, client, asyncio.get_running_loop().time(), light)
 
     def _there(self, choices: Sequence[Choice]) -> Choice | None:
         """The first that serves. Raises `HopelessError` where nothing would but for being asked."""
@@ -330,4 +336,5 @@ class Room:
         return self._turns.choose(serving, self._load, key)
 
     def _load(self, target: Target) -> float:
-        return self.under_way[target.seats] / (target.slots or UNKNOWN_SLOTS)
+        works = self.under_way[target.seats] - self._looks[target.seats]
+        return works / (target.slots or UNKNOWN_SLOTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.served_gateway import Client, Gateway, chat, echo, get, post, run, says
+from tests.served_gateway import OK, Client, Gateway, chat, echo, get, post, run, says
 
 PAGE = "https://evil.test"
 
@@ -165,5 +165,14 @@ def test_a_body_of_a_stranger_is_not_waited_for() -> None:
         assert await client.at_end()
         assert gateway.clients.held == 0
         client.close()
+
+    run(story, token="word")
+
+
+def test_who_is_not_let_in_is_told_by_the_address() -> None:
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", OK)
+        assert (await gateway.ask(chat("a"))).status == 401
+        assert [(one.client, one.status) for one in gateway.records] == [("127.0.0.1", 401)]
 
     run(story, token="word")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+from collections.abc import Iterable
 
 import pytest
 
-from orchestrator.gateway import inbound, reading
-from orchestrator.gateway.clients import most_connections
-from tests.served_gateway import OK, Gateway, chat, echo, get, post, run, until
+from orchestrator.gateway import front, inbound, reading
+from orchestrator.gateway.clients import Clients, most_connections
+from orchestrator.gateway.message import REMEMBERED, Request
+from tests.served_gateway import OK, Gateway, chat, echo, get, post, request_of, run, until
 
 PLAIN = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -134,6 +138,53 @@ def test_all_bodies_together_have_bounds() -> None:
     run(story, most_held=100_000)
 
 
+def test_a_body_counts_for_as_long_as_it_is_there() -> None:
+    """A stream may take hours, and what it was asked for is let go of when it begins."""
+    ends = asyncio.Event()
+
+    async def long(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: here\n\n")
+        await ends.wait()
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", long)
+        clients = [await gateway.connect() for _ in range(4)]
+        for client in clients:
+            await client.send(chat("a", stream=True, prompt="x" * 80_000))
+            assert (await client.head())[0] == 200
+        assert 0 < gateway.clients.held <= 4 * REMEMBERED
+        clients[0].close()
+        await until(lambda: len(gateway.clients.everyone) == 3)
+        assert gateway.clients.held <= 3 * REMEMBERED
+        ends.set()
+        for client in clients[1:]:
+            await client.reader.read(1)
+            client.close()
+        await until(lambda: not gateway.clients.everyone)
+        assert gateway.clients.held == 0
+
+    run(story, most_held=200_000)
+
+
+def test_what_a_body_is_read_into_counts_while_it_waits() -> None:
+    async def story(gateway: Gateway) -> None:
+        gateway.place("a", 1, phase="starting")
+        await gateway.serve("b", OK)
+        many = post(b'{"model":"a","x":[' + b"{}," * 1000 + b"{}]}")
+        client = await gateway.connect()
+        await client.send(many)
+        await until(lambda: gateway.room.waiters)
+        assert gateway.clients.held > 1000 * front.A_VALUE
+        assert (await gateway.ask(chat("b", prompt="x" * 20_000))).status == 503
+        client.close()
+        await until(lambda: not gateway.room.waiters)
+        assert gateway.clients.held == 0
+        assert (await gateway.ask(chat("b", prompt="x" * 20_000))).status == 200
+
+    run(story, most_held=80_000)
+
+
 def test_a_body_in_single_bytes_takes_no_more_than_it_weighs() -> None:
     async def story(gateway: Gateway) -> None:
         await gateway.serve("a", echo)
@@ -153,6 +204,25 @@ def test_a_body_of_too_many_values_is_not_looked_at() -> None:
         assert (await gateway.ask(post(b"[" * 100_000))).status == 400
         said = await gateway.ask(post(b'{"model":"a","x":[' + b"0," * 2_000_001 + b"0]}"))
         assert said.status == 413
+
+    run(story)
+
+
+def test_a_name_as_long_as_a_body_is_not_compared_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[int] = []
+
+    def nearest(word: str, _known: Iterable[str]) -> str:
+        compared.append(len(word))
+        return ""
+
+    monkeypatch.setattr(front, "did_you_mean", nearest)
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", OK)
+        assert (await gateway.ask(chat("x" * 1_000_000))).status == 404
+        assert compared == [front.SHOWN]
 
     run(story)
 
@@ -242,6 +312,74 @@ def test_who_takes_nothing_is_dropped_and_the_instance_is_made_to_wait(
         client.close()
 
     run(story)
+
+
+class Silent:
+    """Is at work on an answer for ever."""
+
+    def refusal(self, request: Request, peer: str) -> bytes | None:
+        return None
+
+    async def answer(self, inbound: inbound.Inbound, request: Request) -> None:
+        await asyncio.Event().wait()
+
+
+class Full(asyncio.Transport):
+    """A connection that keeps what is written: the system does not take it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return inbound.WRITE_AHEAD
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_who_takes_a_little_all_the_time_is_not_dropped() -> None:
+    """What the system keeps for it is so much that our own buffer does not move for minutes."""
+
+    async def scene() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()[:2]) as theirs,
+            server.accept()[0] as ours,
+        ):
+            ours.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    ours.send(b"x" * 65536)
+            transport = Full(ours)
+            client = inbound.Inbound(Silent(), Clients())
+            client.connection_made(transport)
+            client.data_received(chat())
+            await asyncio.sleep(0)
+            client.pause_writing()
+            now = asyncio.get_running_loop().time()
+            for _ in range(3):
+                client.look(now)
+                before = inbound.in_system(transport)
+                while inbound.in_system(transport) == before:
+                    theirs.recv(65536)
+                now += inbound.STALLS * 0.8
+                client.look(now)
+                assert not transport.aborted
+            client.look(now + inbound.STALLS * 0.9)
+            assert not transport.aborted
+            client.look(now + inbound.STALLS * 1.1)
+            assert transport.aborted
+            client.connection_lost(None)
+            await client.end()
+
+    asyncio.run(scene())
 
 
 def test_requests_in_a_row_are_answered_in_their_order() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 from typing import Any
 
 import pytest
 
+from orchestrator.gateway import outbound
+from orchestrator.gateway.exchange import ATTEMPTS
 from tests.served_gateway import (
     OK,
     Behaves,
@@ -47,8 +50,19 @@ def once(raw: bytes) -> Behaves:
         b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400_000,
         b"\0" * 1000,
+        b"HTTP/1.1 000 None\r\nContent-Length: 2\r\n\r\n{}",
     ],
-    ids=["nothing", "a word", "HTTP/2", "two lengths", "both", "101", "endless head", "zeros"],
+    ids=[
+        "nothing",
+        "a word",
+        "HTTP/2",
+        "two lengths",
+        "both",
+        "101",
+        "endless head",
+        "zeros",
+        "000",
+    ],
 )
 def test_what_is_no_answer_is_asked_of_another(raw: bytes) -> None:
     async def story(gateway: Gateway) -> None:
@@ -144,13 +158,43 @@ def test_a_stream_that_breaks_off_ends_with_an_error(path: str, error: bytes) ->
         client = await gateway.connect()
         await client.send(post(b'{"model":"a","stream":true}', path=path))
         said = await client.answer()
-        assert said.body.startswith(b"abcab\n\n" + error)
+        gap = b"\n" if path.startswith("/api") else b"\n\n"
+        assert said.body.startswith(b"abcab" + gap + error)
         assert b"a broke off" in said.body
         assert gateway.records[0].lost
         # It is whole HTTP: the connection serves on.
         await client.send(get("/health"))
         assert (await client.answer()).status == 200
         client.close()
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gap"),
+    [
+        ([b"data: 1\n\n"], b""),
+        ([b"data: 1\n", b"\n"], b""),
+        ([b"data: 1\n"], b"\n\n"),
+        ([b"data: 1\r\n\r\n"], b"\n\n"),
+        ([b"data: 1", b"\n"], b"\n\n"),
+        ([], b""),
+    ],
+)
+def test_the_error_that_ends_a_stream_is_an_event_of_its_own(
+    pieces: list[bytes], gap: bytes
+) -> None:
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(STREAM.replace(b"text/event-stream", b"Text/Event-Stream; charset=utf-8"))
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("a", breaks_off)
+        said = await gateway.ask(chat("a", stream=True))
+        assert said.body.startswith(b"".join(pieces) + gap + b'data: {"error"')
 
     run(story)
 
@@ -203,6 +247,24 @@ def test_a_connection_that_was_closed_while_idle_is_no_failure() -> None:
     run(story)
 
 
+def test_a_cloud_is_asked_once_also_on_a_connection_that_was_kept() -> None:
+    seen: list[str] = []
+
+    async def breaks_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await request_of(reader))[0])
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        seen.append((await request_of(reader))[0])
+
+    async def story(gateway: Gateway) -> None:
+        await gateway.serve("cloud:sky", breaks_off, engine="cloud")
+        gateway.told(chat={"aims": [{"target": "cloud:sky"}]})
+        statuses = [(await gateway.ask(chat("chat"))).status for _ in range(2)]
+        assert (statuses, len(seen)) == ([200, 502], 2)
+
+    run(story)
+
+
 def test_a_deed_is_not_done_twice() -> None:
     seen: list[str] = []
 
@@ -215,6 +277,43 @@ def test_a_deed_is_not_done_twice() -> None:
         assert (said.status, seen) == (502, ["POST /slots/0?action=erase HTTP/1.1"])
         assert (await gateway.ask(get("/instances/a/slots"))).status == 502
         assert len(seen) > 2
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "asked", [post(b"{}", path="/instances/a/slots/0"), get("/instances/a/slots")]
+)
+def test_what_an_instance_says_of_itself_is_passed_on_and_keeps_nobody_from_it(
+    asked: bytes,
+) -> None:
+    """A llama-server answers 503 to a look that wants a free slot, as that asks it to."""
+    busy = (
+        b'HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"n": 0}'
+    )
+    seen: list[str] = []
+
+    async def says_busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await request_of(reader))[0])
+        writer.write(busy)
+
+    async def story(gateway: Gateway) -> None:
+        server = await gateway.serve("a", says_busy)
+        said = await gateway.ask(asked)
+        assert (said.status, said.json, len(seen)) == (503, {"n": 0}, 1)
+        server.close()
+        await gateway.serve("a", OK)
+        gateway.room.deadline = 0.0
+        assert (await gateway.ask(chat("a"))).status == 200, "it was kept waiting"
+
+    run(story)
+
+
+def test_tries_are_told_as_many_as_there_were() -> None:
+    async def story(gateway: Gateway) -> None:
+        gateway.place("a", 1)
+        assert (await gateway.ask(get("/instances/a/slots"))).status == 502
+        assert gateway.records[-1].retries == ATTEMPTS - 1
 
     run(story)
 
@@ -256,14 +355,28 @@ def test_what_is_the_gateways_own_goes_no_further() -> None:
         await gateway.serve("open", echo)
         await gateway.serve("closed", echo, key="engine's")
         secrets = ["Authorization: Bearer word", "X-Api-Key: word", "Cookie: a=b", "X-Mine: 1"]
-        own = ["Connection: close, X-Hop", "X-Hop: 1", "Keep-Alive: 5", "TE: trailers", "Via: me"]
+        own = [
+            "Connection: close, X-Hop",
+            "X-Hop: 1",
+            "Connection: X-Next",
+            "X-Next: 1",
+            "Keep-Alive: 5",
+            "TE: trailers",
+            "Via: me",
+        ]
         for name, key in (("open", None), ("closed", "Bearer engine's")):
             body = json.dumps({"model": name}).encode()
             seen: dict[str, Any] = (await gateway.ask(post(body, *secrets, *own))).json["headers"]
             assert seen.get("authorization") == key
-            assert not {"x-api-key", "cookie", "x-hop", "te", "keep-alive", "connection"} & set(
-                seen
-            )
+            assert not {
+                "x-api-key",
+                "cookie",
+                "x-hop",
+                "x-next",
+                "te",
+                "keep-alive",
+                "connection",
+            } & set(seen)
             assert (seen["x-mine"], seen["via"]) == ("1", "me")
             assert seen["host"].startswith("127.0.0.1:")
 
@@ -321,3 +434,24 @@ def test_paths_below_an_instance_are_its_own() -> None:
             assert (await gateway.ask(get(nowhere))).status == 404, nowhere
 
     run(story)
+
+
+class Elsewhere(asyncio.Transport):
+    """A connection to another machine."""
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        super().__init__({"socket": sock, "peername": (address, 443)})
+
+
+@pytest.mark.parametrize(("address", "watched"), [("192.0.2.1", True), ("127.0.0.1", False)])
+def test_a_server_elsewhere_that_is_out_of_reach_is_noticed(address: str, watched: bool) -> None:
+    """Nothing says so: only the system can ask whether it is still there."""
+
+    async def scene() -> None:
+        with socket.socket() as sock:
+            outbound.Outbound().connection_made(Elsewhere(sock, address))
+            assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is watched
+            patience = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert patience == (outbound.UNHEARD * 1000 if watched else 0)
+
+    asyncio.run(scene())

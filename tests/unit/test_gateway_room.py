@@ -274,6 +274,25 @@ def test_who_only_asks_how_it_is_waits_for_no_slot() -> None:
     asyncio.run(story())
 
 
+def test_who_only_asks_how_it_is_takes_no_slot_and_says_nothing_of_the_pace() -> None:
+    async def story() -> None:
+        room = Room(table=table(target("a", slots=1)))
+        looks = [await room.take(wants("a"), client="x", light=True) for _ in range(3)]
+        assert room.in_flight()["a"] == 3
+        busy = await asyncio.wait_for(room.take(wants("a"), client="y"), 5)
+        waiting = asyncio.ensure_future(room.take(wants("a"), client="y"))
+        assert await waits(waiting)
+        for look in looks:
+            room.leave(look)
+        assert await waits(waiting), "the slot is still taken"
+        assert room.again_after(wants("a")(room.table)) is None
+        room.leave(busy)
+        room.leave(await waiting)
+        assert not room.under_way
+
+    asyncio.run(story())
+
+
 # --- on demand ------------------------------------------------------------------------------------
 
 
