@@ -109,22 +109,22 @@ async def _run(host: str, port: int) -> None:
     known_task.cancel()
     front = Front(room, Exchanges(room), told, door, begun)
     server = await loop.create_server(lambda: Inbound(front, clients), host, port, backlog=1024)
-    async with server:
-        work = [
-            following,
-            loop.create_task(_sweep(clients)),
-            loop.create_task(_report(room, figures, stirred)),
-            loop.create_task(_want(room, waited)),
-        ]
-        await ended.wait()
-        server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
-                await asyncio.gather(*(client.retire() for client in clients.everyone))
-        for one in work:
-            one.cancel()
-        await asyncio.gather(*(client.end() for client in clients.everyone))
-        log.flush()
+    work = [
+        following,
+        loop.create_task(_sweep(clients)),
+        loop.create_task(_report(room, figures, stirred)),
+        loop.create_task(_want(room, waited)),
+    ]
+    await ended.wait()
+    # Whoever does not take the rest of an answer is not waited for, as the server would.
+    server.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN):
+            await asyncio.gather(*(client.retire() for client in clients.everyone))
+    for one in work:
+        one.cancel()
+    await asyncio.gather(*(client.end() for client in clients.everyone))
+    log.flush()
 
 
 def _task(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> asyncio.Task[bool]:

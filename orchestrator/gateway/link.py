@@ -19,6 +19,9 @@ SOCKET = "control.sock"
 AGAIN = 0.2
 """Seconds between two tries to reach a daemon."""
 
+HEARS_WITHIN = 5.0
+"""Seconds after which a daemon that says nothing is as good as none: it may stand still."""
+
 LIMIT = 16 << 20
 """Bytes of a table."""
 
@@ -74,10 +77,11 @@ async def _post(route: bytes, what: dict[str, Any], path: str) -> bool:
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     )
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-        reader, writer = await asyncio.open_unix_connection(path)
-        try:
-            writer.write(head + body)
-            return b" 200 " in (await reader.read()).partition(b"\r\n")[0]
-        finally:
-            writer.close()
+        async with asyncio.timeout(HEARS_WITHIN):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(head + body)
+                return b" 200 " in (await reader.read()).partition(b"\r\n")[0]
+            finally:
+                writer.close()
     return False

@@ -42,7 +42,7 @@ class Target:
     reason: str = ""
     message: str = ""
     slots: int | None = None
-    key: str = ""
+    key: str = field(default="", repr=False)
     models: tuple[str, ...] = ()
     on_demand: bool = False
     replica_of: str = ""

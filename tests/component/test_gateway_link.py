@@ -61,3 +61,26 @@ def test_a_daemon_that_talks_nonsense_is_asked_again(
 
     asyncio.run(scene())
     assert taken == [7]
+
+
+def test_a_daemon_that_stands_still_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(link, "HEARS_WITHIN", 0.05)
+
+    async def scene() -> None:
+        gone = asyncio.Event()
+
+        async def daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Until the other side has enough of it.
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            gone.set()
+
+        async with await asyncio.start_unix_server(daemon, link.SOCKET):
+            assert not await link.tell({})
+            await gone.wait()
+
+    asyncio.run(scene())
