@@ -55,6 +55,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             where = f"{runs}, its change waits" if runs else "pending"
             missing.append(f"{name}: {where} ({why})")
             moving = moving or _is_coming(desired[name].awaits, observed)
+            moving = moving or is_moving(name, observed)
         elif status is None:
             missing.append(f"{name}: pending")
             moving = True
@@ -62,7 +63,7 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             detail = f" ({status.message})" if status.message else ""
             missing.append(f"{name}: {status.phase}{detail}")
             moving = moving or status.phase in (Phase.STARTING, Phase.STOPPING)
-            moving = moving or lost_its_port(status)
+            moving = moving or lost_its_port(status) or is_moving(name, observed)
         elif beside := said_of(name, observed):
             missing.append(f"{name}: {status.phase}, {beside}")
             moving = moving or is_moving(name, observed)

@@ -16,7 +16,14 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.gate import overlaps
 from orchestrator.core.rollback import is_rejected
 from orchestrator.core.spec import Desired, InstanceSpec
-from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
+from orchestrator.core.status import (
+    ALIVE,
+    SERVING,
+    InstanceStatus,
+    Observed,
+    Phase,
+    lost_its_port,
+)
 from orchestrator.core.successor import (
     base_of,
     beside,
@@ -155,7 +162,9 @@ def is_moving(name: str, observed: Observed) -> bool:
     """Whether something is on its way beside an instance."""
     _, following, former = family(name)
     coming = observed.get(following)
-    return former in observed or (coming is not None and coming.phase not in DOWN)
+    if former in observed or (coming is not None and lost_its_port(coming)):
+        return True
+    return coming is not None and coming.phase not in DOWN
 
 
 # --- parts of the fold ----------------------------------------------------------------------------
