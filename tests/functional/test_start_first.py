@@ -335,6 +335,17 @@ def test_what_is_asked_for_while_the_one_before_drains_has_time(
     assert story.until_it_runs()["pid"] != before["pid"]
 
 
+def test_stopped_it_is_once_all_of_it_is(story: Story, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    slow, world = draining(story, go), story.world
+    with ThreadPoolExecutor(1) as threads:
+        stop = threads.submit(lambda: (world.run("stop", "a"), story.processes()))
+        until_row(world, "a", lambda row: row["phase"] == "stopped")
+        go.touch()
+        assert stop.result()[1] == []
+    slow.join(PATIENCE)
+
+
 def test_a_crash_meanwhile(story: Story, tmp_path: Path) -> None:
     world, go = story.world, tmp_path / "go"
     before = story.apply(**fake())
