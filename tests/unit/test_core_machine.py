@@ -595,6 +595,13 @@ def test_what_waits_for_the_one_before_to_end_is_on_its_way(world: World) -> Non
     assert not world.loop.state.settled, "`apply` and `restart` would say that it has failed"
 
 
+def test_what_starts_is_on_its_way_though_its_change_waits(world: World) -> None:
+    edited(world, a=Wish(1)).carry_out("a")
+    edited(world, a=Wish(1, ctx=OTHER, needs=("b",)))
+    assert "needs b" in world.loop.plan.pending["a"].message
+    assert (world.loop.observed["a"].phase, world.loop.state.settled) == ("starting", False)
+
+
 def test_what_crashes_while_its_successor_loads_is_not_all_there_is(world: World) -> None:
     once = replace(TWICE, policy="never")
     edited(declared(world, a=once), a=replace(once, ctx=OTHER))
