@@ -18,7 +18,7 @@ from orchestrator.core.prospect import Prospect, refusal
 from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
-from orchestrator.core.succession import runs_of
+from orchestrator.core.succession import as_seen, runs_of
 from orchestrator.core.successor import base_of, is_aside, next_of
 from orchestrator.errors import InputError
 
@@ -140,7 +140,7 @@ class Intents:
             while True:
                 # First a pass, for the intent was only just posted.
                 await subscription.next()
-                status = self._reconciler.observed.get(name)
+                status = as_seen(name, self._reconciler.observed)
                 decided = verdict(status)
                 waiting = self._reconciler.plan.pending.get(name)
                 if waiting is not None and self._reconciler.state.settled:
