@@ -184,10 +184,13 @@ class World:
 
     def _memory(self) -> Budget:
         """Each takes as much as is said of it now, be that true or not when it began."""
-        taken = {run.name: run.spec.demand.host for run in self.runs if run.spec.demand}
-        for name, status in self.loop.observed.items():
-            if self.run_of(name) is not None:
-                taken[name] = status.spec.demand.host if status.spec.demand else 0
+        known = {status.start_id: status for status in self.loop.observed.values()}
+        taken: dict[str, int] = {}
+        for run in self.runs:
+            # Whoever has taken over bears another name already than its process.
+            status = known.get(run.start_id)
+            name, spec = (status.name, status.spec) if status is not None else (run.name, run.spec)
+            taken[name] = spec.demand.host if spec.demand else 0
         free = MEMORY - sum(taken.values()) - self.others_memory
         return Budget({HOST: Room(MEMORY, free)}, taken)
 

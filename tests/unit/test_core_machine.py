@@ -622,3 +622,22 @@ def test_a_successor_that_loses_its_port_gets_another(world: World) -> None:
         "port-taken",
         False,
     )
+
+
+def test_who_takes_over_does_not_go_for_what_the_one_before_had(world: World) -> None:
+    once = replace(TWICE, memory=60, on_demand=IDLE)
+    declared(world, a=once, b=Wish(3, memory=60, on_demand=IDLE)).want("a")
+    world.settle(TURNS)
+    edited(world, a=replace(once, memory=None, ctx=OTHER)).carry_out(next_of("a"))
+    world.busy.add("a")
+    world.want("b")
+    world.step()
+    assert "of memory" in world.loop.plan.pending["b"].message
+    world.busy.clear()
+    world.load(world.runs[-1])
+    while world.mail:
+        world.arrive(0)
+    world.step()
+    assert world.loop.observed["a"].phase == "ready"
+    world.settle(TURNS)
+    assert {run.name for run in world.runs} == {"a", "b"}
