@@ -144,6 +144,13 @@ def test_what_is_at_work_is_not_idle(world: Gate) -> None:
     until_phase(world, "a", "stopped")
 
 
+def test_what_nobody_can_ask_for_is_idle_too(world: Gate) -> None:
+    world.declare({"a": on_demand("1s")})
+    assert world.ask("a").code == 200
+    world.run("stop", "gateway")
+    until_phase(world, "a", "stopped")
+
+
 def test_requests_past_the_gateway_are_use_as_well(world: Gate) -> None:
     world.declare({"a": on_demand("1s", flags={"ctx-size": 8192})})
     world.ask("a")
