@@ -335,6 +335,19 @@ def test_an_error_after_that_is_an_event_of_the_stream(world: Gate) -> None:
     assert error["message"] == "a has answered 200, and no stream"
 
 
+def test_a_gateway_that_ends_after_that_says_so_in_the_stream(world: Gate) -> None:
+    never = world.folder / "never"
+    world.declare({"a": {**fake(f"wait={never}"), **on_demand()}})
+    connection = http.client.HTTPConnection("127.0.0.1", world.gate, timeout=60)
+    body = json.dumps({"model": "a", "prompt": "hot", "stream": True})
+    connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    # Its head comes with the first comment.
+    answer = connection.getresponse()
+    world.run("stop", "gateway")
+    assert "the gateway ends before this was answered" in answer.read().decode()
+    connection.close()
+
+
 def test_a_start_that_fails_after_that_is_an_event_too(world: Gate) -> None:
     go = world.folder / "go"
     script = f"#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.02; done\nexit 3\n"
