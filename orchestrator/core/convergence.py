@@ -44,7 +44,11 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     missing: list[str] = []
     moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
     desired = {n: spec for n, spec in staged(desired, observed).desired.items() if not is_aside(n)}
-    at_rest = tuple(name for name, spec in desired.items() if is_at_rest(spec, observed.get(name)))
+    at_rest = tuple(
+        name
+        for name, spec in desired.items()
+        if is_at_rest(spec, observed.get(name)) and not said_of(name, observed)
+    )
     for name in desired:
         status = observed.get(name)
         if name in at_rest:

@@ -624,6 +624,23 @@ def test_a_successor_that_loses_its_port_gets_another(world: World) -> None:
     )
 
 
+def test_at_rest_it_is_once_nothing_is_left_beside_it(world: World) -> None:
+    once = replace(TWICE, on_demand=IDLE)
+    declared(world, a=once).want("a")
+    world.settle(TURNS)
+    edited(world, a=replace(once, ctx=OTHER)).carry_out(next_of("a"))
+    world.step()
+    world.end(world.runs[0], 0)
+    while world.mail:
+        world.arrive(0)
+    world.step()
+    assert world.loop.observed[next_of("a")].phase == "stopping"
+    assert not world.loop.state.converged
+    assert not world.loop.state.settled
+    world.settle(TURNS)
+    assert (world.loop.state.converged, world.runs) == (True, [])
+
+
 def test_who_takes_over_does_not_go_for_what_the_one_before_had(world: World) -> None:
     once = replace(TWICE, memory=60, on_demand=IDLE)
     declared(world, a=once, b=Wish(3, memory=60, on_demand=IDLE)).want("a")
