@@ -14,7 +14,13 @@ from orchestrator.core import plan as planning
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.plan import Action, Plan, Verb
 from orchestrator.core.spec import Desired, InstanceSpec
-from orchestrator.core.status import InstanceStatus, ModelState, Observed, Phase
+from orchestrator.core.status import (
+    InstanceStatus,
+    ModelState,
+    Observed,
+    Phase,
+    lost_its_port,
+)
 from orchestrator.core.successor import base_of, next_of, old_of
 from tests.core_wishes import BAD
 
@@ -281,11 +287,20 @@ def after_a_pass(world: World) -> None:
     if any("of memory" in why.message for why in loop.plan.pending.values()):
         assert world.wake_at is not None, "nobody looks whether there is memory"
         assert world.wake_at <= world.clock + 1.0
+    waits = loop.plan.pending.keys()
     extra = observed.keys() - desired.keys()
     awake = {n: spec for n, spec in desired.items() if not rests(spec, observed.get(n))}
     lacking = [n for n, spec in awake.items() if not _as_declared(spec, observed.get(n))]
     assert loop.state.converged == (not extra and not lacking), (loop.state, lacking, extra)
     assert bool(loop.state.missing) != loop.state.converged
+    on_its_way = {n for n, status in observed.items() if _moves(status, base_of(n) in waits)}
+    assert not (loop.state.settled and on_its_way), f"settled, and on their way: {on_its_way}"
+
+
+def _moves(status: InstanceStatus, waits: bool) -> bool:
+    """What becomes of it is about to be seen, and nobody has to do anything for that."""
+    finds_a_port = lost_its_port(status) and not waits
+    return status.phase in (Phase.STARTING, Phase.STOPPING) or finds_a_port
 
 
 def _argv(spec: InstanceSpec) -> tuple[str, ...]:

@@ -184,10 +184,13 @@ class World:
 
     def _memory(self) -> Budget:
         """Each takes as much as is said of it now, be that true or not when it began."""
-        taken = {run.name: run.spec.demand.host for run in self.runs if run.spec.demand}
-        for name, status in self.loop.observed.items():
-            if self.run_of(name) is not None:
-                taken[name] = status.spec.demand.host if status.spec.demand else 0
+        known = {status.start_id: status for status in self.loop.observed.values()}
+        taken: dict[str, int] = {}
+        for run in self.runs:
+            # Whoever has taken over bears another name already than its process.
+            status = known.get(run.start_id)
+            name, spec = (status.name, status.spec) if status is not None else (run.name, run.spec)
+            taken[name] = spec.demand.host if spec.demand else 0
         free = MEMORY - sum(taken.values()) - self.others_memory
         return Budget({HOST: Room(MEMORY, free)}, taken)
 
@@ -473,13 +476,14 @@ class World:
         )
         for name, status in observed.items():
             wish = self.wishes.get(base_of(name))
-            if wish is not None and lost_its_port(status):
+            port = status.spec.endpoint.port
+            if wish is not None and lost_its_port(status) and port in wish.ports:
                 ports = {port for one in self.wishes.values() for port in one.ports}
                 free = [port for port in PORTS if port not in ports | set(self.strangers)]
                 if free:
                     first, second = wish.ports
-                    second = free[0] if status.spec.endpoint.port == second else second
-                    first = free[0] if status.spec.endpoint.port != second else first
+                    second = free[0] if port == second else second
+                    first = free[0] if port == first else first
                     self.wishes[base_of(name)] = replace(wish, port=first, second=second)
                     due = True
         if due:
@@ -524,17 +528,17 @@ class World:
 
     def _wait(self) -> bool:
         """Until the next instant at which something is due; False when nothing ever will be."""
-        due = [self.wake_at] if self.wake_at is not None else []
-        due += [run.kill_at for run in self.runs if run.kill_at is not None]
-        due += [
+        sure = [run.kill_at for run in self.runs if run.kill_at is not None]
+        sure += [
             one.away_since + RETURNS_WITHIN
             for one in self.attached.values()
             if one.away_since is not None and gives_up(self.loop.spec_in_force(one.name))
         ]
+        due = sure + ([self.wake_at] if self.wake_at is not None else [])
         # What waits for memory is looked at again and again, though there is no more of it.
         self.same = self.same + 1 if self.loop.observed is self.seen else 0
         self.seen = self.loop.observed
-        if not due or self.same > PATIENCE:
+        if not due or (self.same > PATIENCE and not sure):
             return False
         self.pass_time(max(min(due) - self.clock, 0.0))
         return True

@@ -9,6 +9,7 @@ from orchestrator.core.cause import FileFact
 from orchestrator.core.prospect import Prospect
 from orchestrator.core.spec import InputFile, InstanceSpec
 from orchestrator.core.status import InstanceStatus
+from orchestrator.core.successor import on_port
 from orchestrator.discovery.gguf_header import HeaderError, read_header
 from orchestrator.runtime import ports
 from orchestrator.runtime.files import identity_of
@@ -43,8 +44,9 @@ def _is_gguf(file: InputFile) -> bool:
 
 
 def _taken(spec: InstanceSpec, status: InstanceStatus) -> str:
-    """Who listens there but for the very processes that are to go."""
-    endpoint, leader = spec.endpoint, status.process
+    """Who listens there but for the very processes that are to go. Of two ports, the one that it
+    has counts: who has the other one is in nobody's way, for then its successor gets another."""
+    endpoint, leader = on_port(spec, status.spec.endpoint.port).endpoint, status.process
     found = ports.conflicting(endpoint.host, endpoint.port, ports.listeners())
     if leader is not None:
         found = [one for one in found if not ports.all_owned_by(leader, [one])]

@@ -19,7 +19,8 @@ from orchestrator.control.traffic import Traffic
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.on_demand import IDLE, InUse, Use
-from orchestrator.core.status import InstanceStatus, Phase
+from orchestrator.core.status import ALIVE, InstanceStatus, Phase
+from orchestrator.core.successor import is_aside
 from orchestrator.core.units import format_duration
 from orchestrator.runtime.identity import boot_clock
 from orchestrator.runtime.usage import UsageMeter
@@ -33,11 +34,16 @@ GRAIN = 0.03
 
 @dataclass(slots=True)
 class _Seen:
-    """Of one run: until when it was in use for sure (boot clock), and its CPU seconds by then."""
+    """Of one run: until when it was in use for sure (boot clock), and its CPU seconds by then.
+
+    `busy_at`: when the gateway was last seen to have it at work, for one that begins anew knows of
+    no use.
+    """
 
     start_id: str
     used_at: float
     cpu_seconds: float
+    busy_at: float = 0.0
 
 
 class Idling:
@@ -67,17 +73,26 @@ class Idling:
         names = {status.name for status in running}
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         use = self._traffic.use()
-        if not running or (use is None and GATEWAY in (self._reconciler.desired or {})):
-            # What the gateway is at is not known yet: it will say so.
+        if not running or (use is None and self._will_be_told()):
             return None
         return min(self._look_at(status, use or {}) for status in running)
+
+    def _will_be_told(self) -> bool:
+        """What the gateway is at is not known yet: it will say so, unless it is down."""
+        gateway = self._reconciler.observed.get(GATEWAY)
+        if gateway is None:
+            return GATEWAY in (self._reconciler.desired or {})
+        return gateway.phase in ALIVE
 
     def _running(self) -> Iterator[InstanceStatus]:
         """Those that are to be stopped once nobody uses them."""
         for status in self._reconciler.observed.values():
             on_demand = status.spec.on_demand
             serves = status.phase in (Phase.READY, Phase.UNREADY) and not status.rests
-            if on_demand is not None and on_demand.idle is not None and serves:
+            if on_demand is None or on_demand.idle is None or is_aside(status.name):
+                # What is to follow another has not been asked for anything yet.
+                continue
+            if serves:
                 yield status
 
     def _look_at(self, status: InstanceStatus, use: InUse) -> float:
@@ -85,15 +100,17 @@ class Idling:
         now, known = boot_clock(), use.get(status.name, Use())
         assert status.spec.on_demand is not None, "one of those on demand"
         limit = status.spec.on_demand.idle or 0.0
-        if known.busy:
-            return limit
         seen = self._seen.get(status.name)
+        if known.busy:
+            if seen is not None and seen.start_id == status.start_id:
+                seen.busy_at = now
+            return limit
         if seen is None or seen.start_id != status.start_id:
             # What was before, nobody knows: at the latest, it was used just now.
             seen = self._note(status, now)
-        elif known.last > seen.used_at:
+        elif (last := known.last or seen.busy_at) > seen.used_at:
             # What the gateway had it do is accounted for.
-            seen = self._note(status, known.last)
+            seen = self._note(status, last)
         if now - seen.used_at < limit:
             return seen.used_at + limit - now
         if self._has_worked(status, seen, now):

@@ -18,6 +18,7 @@ from orchestrator.core.prospect import Prospect, refusal
 from orchestrator.core.rollback import ROLLED_BACK
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Phase
+from orchestrator.core.succession import as_seen, runs_of
 from orchestrator.core.successor import base_of, is_aside, next_of
 from orchestrator.errors import InputError
 
@@ -91,7 +92,7 @@ class Intents:
         if not wait:
             return Outcome(name, True, before.phase.value if before else "pending", "asked for")
         if verb in ("stop", "kill"):
-            return await self._until(verb, name, _is_down)
+            return await self._until(verb, name, lambda _: self._is_down(name))
         old = before.start_id if before and verb == "restart" else ""
 
         def came_up(status: InstanceStatus | None) -> bool | None:
@@ -125,6 +126,11 @@ class Intents:
         else:
             self._bus.post(Event(EventType.RELEASED, name, reason=verb))
 
+    def _is_down(self, name: str) -> bool | None:
+        """With all that is beside it."""
+        runs = runs_of(self._reconciler.observed, name)
+        return None if any(status.phase in ALIVE for status in runs) else True
+
     async def _until(
         self, verb: VerbName, name: str, verdict: Callable[[InstanceStatus | None], bool | None]
     ) -> Outcome:
@@ -134,7 +140,7 @@ class Intents:
             while True:
                 # First a pass, for the intent was only just posted.
                 await subscription.next()
-                status = self._reconciler.observed.get(name)
+                status = as_seen(name, self._reconciler.observed)
                 decided = verdict(status)
                 waiting = self._reconciler.plan.pending.get(name)
                 if waiting is not None and self._reconciler.state.settled:
@@ -156,10 +162,6 @@ def _told(status: InstanceStatus | None) -> str:
         return ""
     undone = status.rejected if not status.held else None
     return undone.message if undone is not None else status.message
-
-
-def _is_down(status: InstanceStatus | None) -> bool | None:
-    return True if status is None or status.phase not in ALIVE else None
 
 
 def _follows(

@@ -226,6 +226,8 @@ class Reconciler:
                 if action.verb is Verb.PROMOTE:
                     # Which run takes over: no other one, whatever happens meanwhile.
                     start_id = self.observed[next_of(action.instance)].start_id
+                    # What was read of memory is by names that mean other processes from now on.
+                    budget = None
                 self._fold(self._bus.stamp(_submission(action, start_id)), events)
                 submitted.append((action, start_id))
             if not self.plan.actions:

@@ -80,7 +80,8 @@ class Tally:
             self._apart_since = None
         if after is None:
             self.instances.pop(event.instance, None)
-        elif before is not after:
+        elif before is not after and event.type is not EventType.PROMOTED:
+            # Of who takes over all was counted when it happened.
             self._compare(before, after)
 
     def _compare(self, before: InstanceStatus | None, after: InstanceStatus) -> None:

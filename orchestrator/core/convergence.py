@@ -44,7 +44,11 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     missing: list[str] = []
     moving = any(action.verb is not Verb.UPDATE for action in plan.actions)
     desired = {n: spec for n, spec in staged(desired, observed).desired.items() if not is_aside(n)}
-    at_rest = tuple(name for name, spec in desired.items() if is_at_rest(spec, observed.get(name)))
+    at_rest = tuple(
+        name
+        for name, spec in desired.items()
+        if is_at_rest(spec, observed.get(name)) and not said_of(name, observed)
+    )
     for name in desired:
         status = observed.get(name)
         if name in at_rest:
@@ -55,14 +59,14 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
             where = f"{runs}, its change waits" if runs else "pending"
             missing.append(f"{name}: {where} ({why})")
             moving = moving or _is_coming(desired[name].awaits, observed)
+            moving = moving or _moves(name, observed)
         elif status is None:
             missing.append(f"{name}: pending")
             moving = True
         elif status.phase is not Phase.READY or _acts_on(plan, name):
             detail = f" ({status.message})" if status.message else ""
             missing.append(f"{name}: {status.phase}{detail}")
-            moving = moving or status.phase in (Phase.STARTING, Phase.STOPPING)
-            moving = moving or lost_its_port(status)
+            moving = moving or _moves(name, observed) or lost_its_port(status)
         elif beside := said_of(name, observed):
             missing.append(f"{name}: {status.phase}, {beside}")
             moving = moving or is_moving(name, observed)
@@ -82,6 +86,13 @@ def convergence(desired: Desired, observed: Observed, plan: Plan) -> Convergence
     missing += [f"{name}: still {observed[name].phase}" for name in leaving]
     moving = moving or bool(leaving)
     return Convergence(not missing, not moving, tuple(missing), at_rest)
+
+
+def _moves(name: str, observed: Observed) -> bool:
+    """It is about to come or to go, or something beside it is."""
+    status = observed.get(name)
+    by_itself = status is not None and status.phase in (Phase.STARTING, Phase.STOPPING)
+    return by_itself or is_moving(name, observed)
 
 
 def _runs_another(spec: InstanceSpec, status: InstanceStatus) -> bool:

@@ -25,7 +25,7 @@ from orchestrator.core.status import (
     Observed,
     Phase,
 )
-from orchestrator.core.succession import said_of
+from orchestrator.core.succession import as_seen, said_of
 from orchestrator.core.successor import base_of, is_aside
 from orchestrator.core.wording import how_many
 
@@ -93,7 +93,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, spec in desired.items():
-        status = observed.get(name)
+        status = as_seen(name, observed)
         if is_at_rest(spec, status):
             rows.append(_rest_row(spec, status, now, stale.get(name, False)))
         elif status is None:

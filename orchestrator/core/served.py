@@ -26,6 +26,7 @@ from orchestrator.core.status import (
     Phase,
     lost_its_port,
 )
+from orchestrator.core.succession import as_seen
 from orchestrator.core.web import read_url
 
 AUTO_SLOTS = 4
@@ -48,7 +49,7 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
         "hosts": list(gateway.hosts),
         "origins": list(gateway.origins),
         "targets": [
-            *(_target(spec, observed.get(spec.name), plan) for spec in specs),
+            *(_target(spec, as_seen(spec.name, observed), plan) for spec in specs),
             *(_elsewhere(cloud) for cloud in gateway.clouds),
         ],
         "names": rows,

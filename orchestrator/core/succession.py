@@ -16,7 +16,14 @@ from orchestrator.core.event import Event, EventType
 from orchestrator.core.gate import overlaps
 from orchestrator.core.rollback import is_rejected
 from orchestrator.core.spec import Desired, InstanceSpec
-from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
+from orchestrator.core.status import (
+    ALIVE,
+    SERVING,
+    InstanceStatus,
+    Observed,
+    Phase,
+    lost_its_port,
+)
 from orchestrator.core.successor import (
     base_of,
     beside,
@@ -151,11 +158,23 @@ def said_of(name: str, observed: Observed) -> str:
     return f"it has taken over; the one before it{process} ends"
 
 
+def as_seen(name: str, observed: Observed) -> InstanceStatus | None:
+    """An instance as those see it who wait for it: what is down starts, where its successor does,
+    be it given up or not."""
+    status, coming = observed.get(name), observed.get(next_of(name))
+    if status is None or status.phase not in DOWN or coming is None or coming.phase not in SERVING:
+        return status
+    message = said_of(name, observed)
+    return replace(status, phase=Phase.STARTING, reason="", message=message, retry_at=None)
+
+
 def is_moving(name: str, observed: Observed) -> bool:
     """Whether something is on its way beside an instance."""
     _, following, former = family(name)
     coming = observed.get(following)
-    return former in observed or (coming is not None and coming.phase not in DOWN)
+    if former in observed or (coming is not None and lost_its_port(coming)):
+        return True
+    return coming is not None and coming.phase not in DOWN
 
 
 # --- parts of the fold ----------------------------------------------------------------------------

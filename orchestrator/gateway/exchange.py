@@ -86,6 +86,15 @@ class Exchanges:
 
     async def serve(self, inbound: Inbound, call: Call) -> None:
         """Write the answer, whatever it is."""
+        try:
+            await self._serve(inbound, call)
+        except asyncio.CancelledError:
+            if call.begun and not inbound.gone:
+                message = "the gateway ends before this was answered"
+                early.fail(inbound, call, 503, "ended", message, "try again")
+            raise
+
+    async def _serve(self, inbound: Inbound, call: Call) -> None:
         failures: list[_NextError] = []
         routes = tuple(self._routes(call.route))
         for route in routes:
@@ -263,6 +272,8 @@ class Exchanges:
             await early.fail_as_told(inbound, call, outbound, head, target.name)
             return
         reply = Reply(inbound, outbound, call, head, target, asked)
+        # From here on it is the reply that ends it.
+        call.begun = False
         inbound.on_writable = outbound.resume
         try:
             end = outbound.relay(reply.write)

@@ -144,6 +144,13 @@ def test_what_is_at_work_is_not_idle(world: Gate) -> None:
     until_phase(world, "a", "stopped")
 
 
+def test_what_nobody_can_ask_for_is_idle_too(world: Gate) -> None:
+    world.declare({"a": on_demand("1s")})
+    assert world.ask("a").code == 200
+    world.run("stop", "gateway")
+    until_phase(world, "a", "stopped")
+
+
 def test_requests_past_the_gateway_are_use_as_well(world: Gate) -> None:
     world.declare({"a": on_demand("1s", flags={"ctx-size": 8192})})
     world.ask("a")
@@ -326,6 +333,19 @@ def test_an_error_after_that_is_an_event_of_the_stream(world: Gate) -> None:
     assert lines[0] == ": waiting for a to start"
     error = json.loads(lines[-1].removeprefix("data: "))["error"]
     assert error["message"] == "a has answered 200, and no stream"
+
+
+def test_a_gateway_that_ends_after_that_says_so_in_the_stream(world: Gate) -> None:
+    never = world.folder / "never"
+    world.declare({"a": {**fake(f"wait={never}"), **on_demand()}})
+    connection = http.client.HTTPConnection("127.0.0.1", world.gate, timeout=60)
+    body = json.dumps({"model": "a", "prompt": "hot", "stream": True})
+    connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    # Its head comes with the first comment.
+    answer = connection.getresponse()
+    world.run("stop", "gateway")
+    assert "the gateway ends before this was answered" in answer.read().decode()
+    connection.close()
 
 
 def test_a_start_that_fails_after_that_is_an_event_too(world: Gate) -> None:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -304,6 +305,45 @@ def test_who_ends_it_ends_its_successor(story: Story, tmp_path: Path, verb: str)
     story.until_said("its successor is starting")
     story.world.run(verb, *([] if verb == "down" else ["a"]))
     story.world.until(lambda: not story.processes(), "nothing of it runs")
+
+
+def draining(story: Story, go: Path) -> threading.Thread:
+    """It was followed, and the one before has a request to answer until `go` is there."""
+    world = story.world
+    world.run("apply", story.declare(**fake(f"hold={go}")))
+    slow = threading.Thread(target=lambda: asked(story.gateway))
+    slow.start()
+    world.until(lambda: _under_way(world), "a request is under way")
+    story.declare(**fake())
+    story.until_said("the one before it")
+    return slow
+
+
+def test_what_is_asked_for_while_the_one_before_drains_has_time(
+    story: Story, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    slow, world = draining(story, go), story.world
+    before = rows(world)["a"]
+    with ThreadPoolExecutor(1) as threads:
+        restart = threads.submit(world.run, "restart", "a", ok=False)
+        until_row(world, "a", lambda row: "held by the one before" in row["message"])
+        go.touch()
+        ended = restart.result()
+    slow.join(PATIENCE)
+    assert ended.code == 0, ended
+    assert story.until_it_runs()["pid"] != before["pid"]
+
+
+def test_stopped_it_is_once_all_of_it_is(story: Story, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    slow, world = draining(story, go), story.world
+    with ThreadPoolExecutor(1) as threads:
+        stop = threads.submit(lambda: (world.run("stop", "a"), story.processes()))
+        until_row(world, "a", lambda row: row["phase"] == "stopped")
+        go.touch()
+        assert stop.result()[1] == []
+    slow.join(PATIENCE)
 
 
 def test_a_crash_meanwhile(story: Story, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from orchestrator.core.event import EventType
 from orchestrator.core.spec import OnDemand
-from orchestrator.core.successor import next_of, old_of
+from orchestrator.core.successor import base_of, next_of, old_of
 from tests import core_laws
 from tests.core_wishes import BAD, GOOD, MEMORY, MODELS, NAMES, OLLAMA, OTHER, PORTS, Wish
 from tests.core_world import World
@@ -156,6 +156,24 @@ class Story(RuleBasedStateMachine):
                 self.world.end(run, 1)
                 break
             self.world.turn()
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth, changes=st.integers(1, 2), far=st.integers(0, 8), fits=st.booleans())
+    def is_in_the_middle_of_being_followed(
+        self, index: int, changes: int, far: int, fits: bool
+    ) -> None:
+        """By another process, or by the second one in a row."""
+        name = base_of(self.world.runs[index % len(self.world.runs)].name)
+        if name not in self.world.wishes or name == OLLAMA:
+            return
+        for _ in range(changes):
+            wish = self.world.wishes[name]
+            ctx = GOOD if wish.ctx == OTHER else OTHER
+            memory = None if fits else wish.memory
+            wish = replace(wish, strategy="start-first", auto_port=True, ctx=ctx, memory=memory)
+            self._wish(name, wish, renew=False)
+            for _ in range(far):
+                self.world.turn()
 
     @precondition(lambda self: len(self.world.wishes) > 1)
     @rule(one=names, other=names)
@@ -553,3 +571,90 @@ def test_what_was_given_up_is_not_tried_for_each_request(world: World) -> None:
     world.want("b")
     world.settle(TURNS)
     assert world.loop.observed["b"].phase == "failed"
+
+
+# --- start-first ----------------------------------------------------------------------------------
+
+TWICE = Wish(1, auto_port=True, strategy="start-first")
+
+
+def edited(world: World, **changes: Wish) -> World:
+    """The next processes are begun."""
+    world.wishes.update(changes)
+    world.declare(renew=False)
+    world.step()
+    return world
+
+
+def test_what_waits_for_the_one_before_to_end_is_on_its_way(world: World) -> None:
+    edited(declared(world, a=TWICE), a=replace(TWICE, ctx=OTHER))
+    while old_of("a") not in world.loop.observed:
+        world.turn()
+    edited(world, a=TWICE)
+    assert "held by the one before" in world.loop.plan.pending["a"].message
+    assert not world.loop.state.settled, "`apply` and `restart` would say that it has failed"
+
+
+def test_what_starts_is_on_its_way_though_its_change_waits(world: World) -> None:
+    edited(world, a=Wish(1)).carry_out("a")
+    edited(world, a=Wish(1, ctx=OTHER, needs=("b",)))
+    assert "needs b" in world.loop.plan.pending["a"].message
+    assert (world.loop.observed["a"].phase, world.loop.state.settled) == ("starting", False)
+
+
+def test_what_crashes_while_its_successor_loads_is_not_all_there_is(world: World) -> None:
+    once = replace(TWICE, policy="never")
+    edited(declared(world, a=once), a=replace(once, ctx=OTHER))
+    world.end(world.runs[0], 1)
+    world.arrive(0)
+    world.step()
+    assert (world.loop.observed["a"].phase, world.loop.state.settled) == ("failed", False)
+    world.settle(TURNS)
+    assert world.loop.state.converged
+
+
+def test_a_successor_that_loses_its_port_gets_another(world: World) -> None:
+    declared(world, a=TWICE).strangers[11] = "other"
+    edited(world, a=replace(TWICE, ctx=OTHER)).carry_out(next_of("a"))
+    world.arrive(0)
+    world.step()
+    assert (world.loop.observed[next_of("a")].reason, world.loop.state.settled) == (
+        "port-taken",
+        False,
+    )
+
+
+def test_at_rest_it_is_once_nothing_is_left_beside_it(world: World) -> None:
+    once = replace(TWICE, on_demand=IDLE)
+    declared(world, a=once).want("a")
+    world.settle(TURNS)
+    edited(world, a=replace(once, ctx=OTHER)).carry_out(next_of("a"))
+    world.step()
+    world.end(world.runs[0], 0)
+    while world.mail:
+        world.arrive(0)
+    world.step()
+    assert world.loop.observed[next_of("a")].phase == "stopping"
+    assert not world.loop.state.converged
+    assert not world.loop.state.settled
+    world.settle(TURNS)
+    assert (world.loop.state.converged, world.runs) == (True, [])
+
+
+def test_who_takes_over_does_not_go_for_what_the_one_before_had(world: World) -> None:
+    once = replace(TWICE, memory=60, on_demand=IDLE)
+    declared(world, a=once, b=Wish(3, memory=60, on_demand=IDLE)).want("a")
+    world.settle(TURNS)
+    edited(world, a=replace(once, memory=None, ctx=OTHER)).carry_out(next_of("a"))
+    world.busy.add("a")
+    world.want("b")
+    world.step()
+    assert "of memory" in world.loop.plan.pending["b"].message
+    world.busy.clear()
+    world.load(world.runs[-1])
+    while world.mail:
+        world.arrive(0)
+    world.step()
+    assert world.loop.observed["a"].phase == "ready"
+    world.settle(TURNS)
+    assert {run.name for run in world.runs} == {"a", "b"}

@@ -13,6 +13,7 @@ from orchestrator.core.fold import fold
 from orchestrator.core.plan import Plan, Verb, make_plan
 from orchestrator.core.preview import preview, renewals
 from orchestrator.core.report import instance_rows
+from orchestrator.core.served import table
 from orchestrator.core.spec import (
     Alternate,
     Demand,
@@ -367,6 +368,24 @@ def test_one_row_for_each_instance() -> None:
     assert list(messages({}, loading())) == ["a"]
     alone = {"a~old": status(replace(runs(OLD), name="a~old"), Phase.STOPPING)}
     assert list(messages({}, alone)) == ["a"]
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.BACKOFF])
+def test_what_is_down_starts_where_its_successor_does(phase: Phase) -> None:
+    """Whoever waits for it is neither told that it has failed, nor sent to a fallback."""
+    crashed = status(runs(OLD), phase, retry_at=NOW + 1, reason="crashed")
+    observed = {**loading(), "a": crashed}
+    plan = only({"a": NEW}, observed)
+    [row] = instance_rows({"a": NEW}, observed, plan, now=NOW, usage={}, stale={})
+    assert (row["phase"], row["message"]) == (
+        "starting",
+        f"its successor is starting on port {HIGH}",
+    )
+    [target] = table({"a": NEW}, observed, plan)["targets"]
+    assert target["phase"] == "starting"
+    alone = {"a": crashed}
+    [target] = table({"a": OLD}, alone, only({"a": OLD}, alone))["targets"]
+    assert target["phase"] == phase
 
 
 # --- events of runs -------------------------------------------------------------------------------

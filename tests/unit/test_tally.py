@@ -41,12 +41,19 @@ class Story:
         self.observed = observed or {}
 
     def happens(
-        self, kind: EventType, reason: str = "", *, at: float = 0.0, **data: object
+        self,
+        kind: EventType,
+        reason: str = "",
+        name: str = "a",
+        /,
+        *,
+        at: float = 0.0,
+        **data: object,
     ) -> None:
-        event = Event(kind, "a", reason, spec=A, data=data, at=at)
-        before = self.observed.get("a")
+        event = Event(kind, name, reason, spec=replace(A, name=name), data=data, at=at)
+        before = self.observed.get(name)
         self.observed = fold(self.observed, event)
-        self.tally.fold(event, before, self.observed.get("a"))
+        self.tally.fold(event, before, self.observed.get(name))
 
     def crash_and_come_back(self, reason: str, run: int) -> None:
         self.happens(EventType.EXITED, reason, start_id=str(run))
@@ -112,6 +119,20 @@ def test_what_an_earlier_daemon_started_is_no_start() -> None:
     story.happens(EventType.UNREADY, start_id="1")
     story.happens(EventType.READY, start_id="1", ready_after_s=0.5)
     assert "a" not in story.tally.instances
+
+
+def test_what_a_successor_did_counts_once() -> None:
+    story = started()
+    story.happens(EventType.EXITED, "crashed", start_id="1")
+    for run in ("2", "3"):
+        story.happens(EventType.STARTING, "restart", "a~next", start_id=run)
+        story.happens(EventType.READY, "", "a~next", start_id=run, ready_after_s=0.5)
+        if run == "2":
+            story.happens(EventType.EXITED, "crashed", "a~next", start_id=run)
+    counted, starts = story.restarts, story.tally.instances["a"].starts.count
+    story.happens(EventType.PROMOTED, start_id="3")
+    assert story.observed["a"].start_id == "3"
+    assert (story.restarts, story.tally.instances["a"].starts.count) == (counted, starts)
 
 
 def test_what_is_forgotten_counts_no_more() -> None:
