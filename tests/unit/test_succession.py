@@ -24,7 +24,7 @@ from orchestrator.core.spec import (
     UpdatePolicy,
 )
 from orchestrator.core.status import Observed, Phase, ProcessRef, Rejected
-from orchestrator.core.succession import addressed
+from orchestrator.core.succession import addressed, as_seen
 from orchestrator.core.successor import (
     base_of,
     beside,
@@ -386,6 +386,17 @@ def test_what_is_down_starts_where_its_successor_does(phase: Phase) -> None:
     alone = {"a": crashed}
     [target] = table({"a": OLD}, alone, only({"a": OLD}, alone))["targets"]
     assert target["phase"] == phase
+
+
+@pytest.mark.parametrize("aside", ["a~old", "a~next"])
+def test_what_is_stopped_still_stops_while_anything_beside_it_does(aside: str) -> None:
+    leaving = status(replace(runs(OLD), name=aside), Phase.STOPPING)
+    observed = {"a": status(runs(OLD), Phase.STOPPED, held=True), aside: leaving}
+    [row] = instance_rows(
+        {"a": OLD}, observed, only({"a": OLD}, observed), now=NOW, usage={}, stale={}
+    )
+    assert row["phase"] == "stopping"
+    assert as_seen("a", {"a": observed["a"]}) is observed["a"]
 
 
 # --- events of runs -------------------------------------------------------------------------------
