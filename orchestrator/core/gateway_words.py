@@ -27,6 +27,8 @@ def _said(spec: GatewaySpec | None) -> dict[str, tuple[str, object]]:
     said: dict[str, tuple[str, object]] = {
         "queue.size": (size, spec.waiting),
         "queue.deadline": (format_duration(spec.patience), spec.patience),
+        "log.requests": (spec.log, spec.log),
+        "log.content": ("true" if spec.content else "false", spec.content),
     }
     said |= {
         name: (", ".join(listed), listed)

@@ -169,6 +169,8 @@ def test_every_part_of_a_gateway_has_words_for_a_change() -> None:
         "routes": (RouteSpec("r", (RouteAim("a"),)),),
         "waiting": 9,
         "patience": 9.0,
+        "log": "errors",
+        "content": True,
         "clouds": (CloudSpec("s", "https://x"),),
         "tokens": (TokenSpec("t", "secret"),),
         "hosts": ("x",),
