@@ -148,7 +148,7 @@ class Exchanges:
             if last or seat.target.is_cloud or (sent and not call.repeatable):
                 # What was sent may have been worked on: it is paid for, or done.
                 break
-            call.record.retried.append(seat.target.name)
+            call.record.retried += (seat.target.name,)
         raise _NextError("failing", 502, "lost", lost)
 
     async def _seat(self, inbound: Inbound, call: Call, leg: _Leg) -> Seat:

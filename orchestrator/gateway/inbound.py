@@ -83,7 +83,7 @@ class Inbound(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reading: Reading | None = None
-        self._waiting: list[Request] = []
+        self._waiting: tuple[Request, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._retired = False
         self._last = b""
@@ -148,7 +148,7 @@ class Inbound(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (its name is asyncio's)
         self._clients.leave(self)
         self._transport = None
-        self._waiting.clear()
+        self._waiting = ()
         self._drop()
         self._release(self._held)
         self.resume_writing()
@@ -194,7 +194,7 @@ class Inbound(asyncio.Protocol):
             protocol, message = answers.protocol_of(request), "one request after the other, please"
             self.refuse(answers.error(protocol, 429, "too-many-requests", message))
             return
-        self._waiting.append(request)
+        self._waiting += (request,)
         if self._task is None:
             self._task = self._loop.create_task(self._work())
 
@@ -220,7 +220,7 @@ class Inbound(asyncio.Protocol):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                request = self._waiting.pop(0)
+                request, self._waiting = self._waiting[0], self._waiting[1:]
                 await self._answer(request)
                 if not request.keep_alive or self._retired:
                     self.closing = True

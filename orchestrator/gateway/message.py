@@ -60,7 +60,8 @@ class Request:
 
     def forget(self) -> None:
         """It is answered, and will not be sent any more: what is left of it is for the log."""
-        self.headers, self._first = [], {}
+        self.headers.clear()
+        self._first.clear()
         self.body = self.body[:REMEMBERED]
 
     def header(self, name: bytes) -> bytes:

@@ -89,11 +89,12 @@ class Outbound(asyncio.Protocol):
         """It has carried an answer: the instance may have closed it in the very moment."""
         self.idle_since = 0.0
         self.reusable = False
-        self._head: asyncio.Future[Head] = self._loop.create_future()
+        self._head: asyncio.Future[Head] | None = None
+        """Of an answer whose head is not there yet."""
         self._end: asyncio.Future[None] = self._loop.create_future()
         self._begun: asyncio.Future[None] | None = None
         self._on_body: Callable[[bytes], None] | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes] | None = None
         self._busy = False
         self._bodiless = False
         self._framed = False
@@ -112,11 +113,11 @@ class Outbound(asyncio.Protocol):
     def ask(self, data: bytes) -> asyncio.Future[Head]:
         """Send a request; the head of its answer. Raises `LostError` there."""
         self._parser = httptools.HttpResponseParser(self)
-        self._head = self._loop.create_future()
+        head = self._head = self._loop.create_future()
         self._end = self._loop.create_future()
         self._headers: Headers = []
         self._on_body = None
-        self._early = []
+        self._early = None
         self._busy = True
         # Its answer has a length and no body, which the parser does not know.
         self._bodiless = data.startswith(b"HEAD ")
@@ -126,7 +127,7 @@ class Outbound(asyncio.Protocol):
             self._fail(LostError("the connection is closed"))
         else:
             self._transport.write(data)
-        return self._head
+        return head
 
     async def begun(self) -> None:
         """Until something of the body is there, or its end. Raises `LostError`."""
@@ -143,8 +144,8 @@ class Outbound(asyncio.Protocol):
     def relay(self, on_body: Callable[[bytes], None]) -> asyncio.Future[None]:
         """Hand over the body as it comes; done at its end. Raises `LostError` there."""
         self._on_body = on_body
-        early, self._early = self._early, []
-        for piece in early:
+        early, self._early = self._early, None
+        for piece in early or ():
             on_body(piece)
         return self._end
 
@@ -182,7 +183,7 @@ class Outbound(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._busy and self._head.done() and exc is None and not self._framed:
+        if self._busy and self._head is None and exc is None and not self._framed:
             # Without a length, the end of the connection is the end of the answer.
             self._done()
         self._fail(LostError("the connection was closed"))
@@ -190,7 +191,7 @@ class Outbound(asyncio.Protocol):
     def _fail(self, error: LostError) -> None:
         self._busy = False
         for future in (self._head, self._end):
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(error)
                 # Whoever gave up before is not told once more.
                 future.exception()
@@ -201,7 +202,7 @@ class Outbound(asyncio.Protocol):
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head.done():
+        if self._head is not None:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -212,11 +213,12 @@ class Outbound(asyncio.Protocol):
             self.close()
         elif status < 200:
             self._headers = []
-        elif self._busy and not self._head.done():
+        elif self._busy and self._head is not None:
             names = {name for name, _ in self._headers}
             self._framed = b"content-length" in names or b"transfer-encoding" in names
-            self._head.set_result(Head(status, self._headers))
-            self._headers = []
+            if not self._head.done():
+                self._head.set_result(Head(status, self._headers))
+            self._head = None
             if self._bodiless:
                 self._done()
 
@@ -227,12 +229,13 @@ class Outbound(asyncio.Protocol):
         if self._on_body is not None:
             self._on_body(body)
         else:
+            self._early = self._early or []
             self._early.append(body)
             if self._begun is not None and not self._begun.done():
                 self._begun.set_result(None)
 
     def on_message_complete(self) -> None:
-        if self._busy and self._head.done():
+        if self._busy and self._head is None:
             # An answer to half a question: the other half would be taken for the next one.
             whole = self._transport is not None and not self._transport.get_write_buffer_size()
             self.reusable = whole and self.alive and self._parser.should_keep_alive()

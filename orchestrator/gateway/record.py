@@ -38,7 +38,7 @@ class Record:
     first_byte: float | None = None
     sent: int = 0
     fallbacks: int = 0
-    retried: list[str] = field(default_factory=list[str])
+    retried: tuple[str, ...] = ()
     lost: bool = False
     gone: bool = False
     streamed: bool = False

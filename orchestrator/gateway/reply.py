@@ -138,9 +138,10 @@ class Reply:
             self._call.record.status = status
         headers += [(b"x-orchestrate-instance", self._target.name.encode())]
         headers += self._call.record.marks
-        # Of what the instance has said, nothing is needed any more.
-        self._head.headers = []
         self._unsent = head_bytes(status, headers + self._framing(length))
+        # Nothing of that is needed any more, and the stream may go on for hours.
+        self._head.headers.clear()
+        self._call.record.marks.clear()
 
     def _framing(self, length: bytes) -> Headers:
         """How the end of the answer is told."""

@@ -43,7 +43,7 @@ def test_what_became_of_requests_is_counted() -> None:
         record(status=500),
         record(lost=True),
         record(gone=True),
-        record("b", fallbacks=1, retried=["a", "a"]),
+        record("b", fallbacks=1, retried=("a", "a")),
         record("", 404),
         record("", 404),
     ):
