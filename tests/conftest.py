@@ -76,6 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(together))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why each that was tried again had failed: else nobody could look for the bug."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+            terminalreporter.section(f"tried again: {report.nodeid}")
+            terminalreporter.write_line(f"{crash.path}:{crash.lineno}: {crash.message[-3000:]}")
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
