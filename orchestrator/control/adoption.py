@@ -78,7 +78,8 @@ def _by_their_marks(unknown: list[Owned], served: Collection[str]) -> Iterator[t
         follows = is_next(runs[0].instance) and (base in taken or len(runs) > 1)
         names = [next_of(base), base] if follows else [base]
         free = [name for name in names if name not in taken]
-        yield from zip(free, runs, strict=False)
+        # First whom the other is to follow: it is what goes on if that fails.
+        yield from sorted(zip(free, runs, strict=False), key=lambda one: is_next(one[0]))
 
 
 def _oldest(group: int, found: list[Owned]) -> ProcessRef:

@@ -338,9 +338,11 @@ def test_what_is_asked_for_while_the_one_before_drains_has_time(
 def test_stopped_it_is_once_all_of_it_is(story: Story, tmp_path: Path) -> None:
     go = tmp_path / "go"
     slow, world = draining(story, go), story.world
+    pid = rows(world)["a"]["pid"]
     with ThreadPoolExecutor(1) as threads:
         stop = threads.submit(lambda: (world.run("stop", "a"), story.processes()))
-        until_row(world, "a", lambda row: row["phase"] == "stopped")
+        world.until(lambda: not alive(pid), "what took over has ended")
+        until_row(world, "a", lambda row: row["phase"] == "stopping" and row["held"])
         go.touch()
         assert stop.result()[1] == []
     slow.join(PATIENCE)
