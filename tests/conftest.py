@@ -65,6 +65,12 @@ ALONE = frozenset(
 time (`-n 2 --dist loadgroup`), these run one after the other."""
 
 
+def pytest_configure() -> None:
+    # Who was started in the background ignores Ctrl-C, and so would all that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in TRIED_AGAIN:
