@@ -92,8 +92,10 @@ def _rows(
     stale: Mapping[str, bool],
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    # Few have anything beside them, and all of this is made anew with every event.
+    in_company = {base_of(name) for name in observed if is_aside(name)}
     for name, spec in desired.items():
-        status = as_seen(name, observed)
+        status = as_seen(name, observed) if name in in_company else observed.get(name)
         if is_at_rest(spec, status):
             rows.append(_rest_row(spec, status, now, stale.get(name, False)))
         elif status is None:
@@ -102,11 +104,14 @@ def _rows(
             rows.append(_pending_row(spec, plan, status))
         else:
             row = _row(spec, status, now, usage.get(name), stale.get(name, False))
-            row["message"] = row["message"] or said_of(name, observed)
+            if name in in_company:
+                row["message"] = row["message"] or said_of(name, observed)
             row.update(_held_back(plan.pending.get(name)))
             rows.append(row)
     shown = set(desired)
     for name, status in observed.items():
+        if name in shown:
+            continue
         # What runs beside an instance is that instance, as long as there is one.
         if base_of(name) not in shown and (not is_aside(name) or base_of(name) not in observed):
             shown.add(base_of(name))

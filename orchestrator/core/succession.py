@@ -161,15 +161,16 @@ def said_of(name: str, observed: Observed) -> str:
 def as_seen(name: str, observed: Observed) -> InstanceStatus | None:
     """An instance as those see it who wait for it: what is down starts, where its successor does,
     be it given up or not; and what is stopped still stops, while anything beside it does."""
-    status, coming = observed.get(name), observed.get(next_of(name))
-    if status is None:
-        return None
-    message = said_of(name, observed)
-    if status.phase in DOWN and coming is not None and coming.phase in SERVING:
-        return replace(status, phase=Phase.STARTING, reason="", message=message, retry_at=None)
-    if status.phase is Phase.STOPPED and any(one.phase in ALIVE for one in runs_of(observed, name)):
-        return replace(status, phase=Phase.STOPPING, message=message)
-    return status
+    status = observed.get(name)
+    if status is None or (status.phase not in DOWN and status.phase is not Phase.STOPPED):
+        return status
+    coming, message = observed.get(next_of(name)), said_of(name, observed)
+    if status.phase is Phase.STOPPED:
+        stops = any(one.phase in ALIVE for one in runs_of(observed, name))
+        return replace(status, phase=Phase.STOPPING, message=message) if stops else status
+    if coming is None or coming.phase not in SERVING:
+        return status
+    return replace(status, phase=Phase.STARTING, reason="", message=message, retry_at=None)
 
 
 def is_moving(name: str, observed: Observed) -> bool:

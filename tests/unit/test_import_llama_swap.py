@@ -454,7 +454,7 @@ models:
     assert remarks(made)["models.d"] == "nothing declares the macro 'late'"
 
 
-MODELS = 8000
+MODELS = 4000
 
 
 @pytest.mark.parametrize(
@@ -467,8 +467,8 @@ MODELS = 8000
             ),
             MODELS,
         ),
-        (lambda n: "models: {a: {cmd: llama-server -m /x " + "--lora a " * n + "}}", 60_000),
-        (lambda n: "models: {a: {cmd: llama-server -m /x --frob " + "a " * n + "}}", 300_000),
+        (lambda n: "models: {a: {cmd: llama-server -m /x " + "--lora a " * n + "}}", 20_000),
+        (lambda n: "models: {a: {cmd: llama-server -m /x --frob " + "a " * n + "}}", 100_000),
         (
             lambda n: (
                 "macros:\n"
