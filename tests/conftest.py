@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,22 @@ def nothing_left_behind(
     threads = [t for t in threading.enumerate() if t.ident not in before and not t.daemon]
     assert not threads, f"left behind: {threads}"
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2, "file descriptors were left open"
+
+
+@contextmanager
+def world_of_a_file(folder: Path, model: Path, llama_server: str) -> Generator[World]:
+    """A world that the tests of one file share; fails if a process outlives it, as a test would."""
+    mark = f"{os.getpid()}-{folder.name}"
+    env = {name: value for name, value in os.environ.items() if name in KEPT}
+    made = World(folder, model, {**env, MARK: mark, "ORCHESTRATE_LLAMA_SERVER": llama_server})
+    try:
+        yield made
+    finally:
+        made.end()
+        left = processes_that_stay(f"{MARK}={mark}")
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
 
 
 def processes_that_stay(mark: str) -> list[int]:

@@ -95,7 +95,7 @@ def _rows(
     # Few have anything beside them, and all of this is made anew with every event.
     in_company = {base_of(name) for name in observed if is_aside(name)}
     for name, spec in desired.items():
-        status = as_seen(name, observed) if name in in_company else observed.get(name)
+        status = as_seen(name, observed)
         if is_at_rest(spec, status):
             rows.append(_rest_row(spec, status, now, stale.get(name, False)))
         elif status is None:

@@ -104,32 +104,26 @@ def stall(draw: Draw) -> Fault | None:
 
 
 def crash_ollama(draw: Draw) -> Fault | None:
-    names = draw.running("ollama")
+    return _crash_of(draw, "ollama", BACKOFF)
+
+
+def crash_gateway(draw: Draw) -> Fault | None:
+    return _crash_of(draw, GATEWAY, KEPT.max)
+
+
+def _crash_of(draw: Draw, engine: str, allowed: float) -> Fault | None:
+    """Of the one server of an engine."""
+    names = draw.running(engine)
     if not names:
         return None
     name, number = names[0], draw.random.choice(DEADLY)
     return Fault(
-        "crash-ollama",
+        f"crash-{engine}",
         f"{number.name} {name}",
         lambda: draw.world.hit(name, number),
         anew={name},
         names={name},
-        allowed=BACKOFF,
-    )
-
-
-def crash_gateway(draw: Draw) -> Fault | None:
-    names = draw.running(GATEWAY)
-    if not names:
-        return None
-    number = draw.random.choice(DEADLY)
-    return Fault(
-        "crash-gateway",
-        f"{number.name} {names[0]}",
-        lambda: draw.world.hit(names[0], number),
-        anew=set(names),
-        names=set(names),
-        allowed=KEPT.max,
+        allowed=allowed,
     )
 
 

@@ -20,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from orchestrator.api import static
 from tests import look
 from tests.browser import Browser, chromium
-from tests.conftest import KEPT, MARK, processes_that_stay
+from tests.conftest import MARK, world_of_a_file
 from tests.machine_has import needs_program
 from tests.world import World
 
@@ -117,24 +117,15 @@ def shared(
     tmp_path_factory: pytest.TempPathFactory, model: Path, llama_server: str
 ) -> Generator[Desk]:
     folder = tmp_path_factory.mktemp("dashboard")
-    mark = f"{os.getpid()}-dashboard"
-    env = {name: value for name, value in os.environ.items() if name in KEPT}
-    world = World(folder, model, {**env, MARK: mark, "ORCHESTRATE_LLAMA_SERVER": llama_server})
-    url = f"http://127.0.0.1:{world.port()}"
-    world.env["ORCHESTRATE_LISTEN"] = url.removeprefix("http://")
-    try:
-        with chromium(folder / "browser", **{MARK: mark}) as browser:
+    with world_of_a_file(folder, model, llama_server) as world:
+        url = f"http://127.0.0.1:{world.port()}"
+        world.env["ORCHESTRATE_LISTEN"] = url.removeprefix("http://")
+        with chromium(folder / "browser", **{MARK: world.env[MARK]}) as browser:
             desk = Desk(world, browser, url)
             world.write("profiles/day.yaml", desk.day())
             world.run("apply", "day")
             desk.log_in()
             yield desk
-    finally:
-        world.end()
-        left = processes_that_stay(f"{MARK}={mark}")
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert not left
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 from tests.browser import Browser, chromium
-from tests.conftest import KEPT, MARK, processes_that_stay
+from tests.conftest import MARK, world_of_a_file
 from tests.gateway_client import ask, asked
 from tests.machine_has import needs_program
 from tests.world import World
@@ -69,24 +67,15 @@ def desk(
     tmp_path_factory: pytest.TempPathFactory, model: Path, llama_server: str
 ) -> Generator[Desk]:
     folder = tmp_path_factory.mktemp("dashboard")
-    mark = f"{os.getpid()}-dashboard-gateway"
-    env = {name: value for name, value in os.environ.items() if name in KEPT}
-    world = World(folder, model, {**env, MARK: mark, "ORCHESTRATE_LLAMA_SERVER": llama_server})
-    url = f"http://127.0.0.1:{world.port()}"
-    world.env["ORCHESTRATE_LISTEN"] = url.removeprefix("http://")
-    try:
-        with chromium(folder / "browser", **{MARK: mark}) as browser:
+    with world_of_a_file(folder, model, llama_server) as world:
+        url = f"http://127.0.0.1:{world.port()}"
+        world.env["ORCHESTRATE_LISTEN"] = url.removeprefix("http://")
+        with chromium(folder / "browser", **{MARK: world.env[MARK]}) as browser:
             made = Desk(world, browser, url)
             made.apply()
             browser.go(world.run("dashboard", "--no-open").out.strip())
             browser.until_text("#link-text", "live")
             yield made
-    finally:
-        world.end()
-        left = processes_that_stay(f"{MARK}={mark}")
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert not left
 
 
 def test_the_gateway_is_shown_with_its_address_and_its_names(desk: Desk) -> None:

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -26,7 +25,7 @@ import pytest
 import yaml
 from prometheus_client import parser
 
-from tests.conftest import KEPT, MARK, processes_that_stay
+from tests.conftest import world_of_a_file
 from tests.fakes import fake
 from tests.gateway_client import ask, stream
 from tests.look import client, pids, status, until_phase, until_row
@@ -136,31 +135,21 @@ def scraped(
     tmp_path_factory: pytest.TempPathFactory, model: Path, llama_server: str, ollama: str
 ) -> Generator[Scraped]:
     folder = tmp_path_factory.mktemp("metrics")
-    mark = f"{os.getpid()}-metrics"
-    world = World(folder, model, {name: os.environ[name] for name in KEPT if name in os.environ})
-    address = f"127.0.0.1:{world.port()}"
-    world.env |= {
-        MARK: mark,
-        "ORCHESTRATE_LLAMA_SERVER": llama_server,
-        "ORCHESTRATE_OLLAMA": ollama,
-        "ORCHESTRATE_LISTEN": address,
-        "ORCHESTRATE_TOKEN": TOKEN,
-        "OLLAMA_MODELS": str(folder / "store"),
-    }
-    stranger = world.port()
-    try:
+    with world_of_a_file(folder, model, llama_server) as world:
+        address = f"127.0.0.1:{world.port()}"
+        world.env |= {
+            "ORCHESTRATE_OLLAMA": ollama,
+            "ORCHESTRATE_LISTEN": address,
+            "ORCHESTRATE_TOKEN": TOKEN,
+            "OLLAMA_MODELS": str(folder / "store"),
+        }
+        stranger = world.port()
         with registry_of_nothing(stranger):
             world.run("apply", good(world))
             with prometheus(world, address) as url:
                 made = Scraped(world, f"http://{address}", url)
                 troubled(made, stranger)
                 yield made
-    finally:
-        world.end()
-        left = processes_that_stay(f"{MARK}={mark}")
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        assert not left
 
 
 @contextmanager
