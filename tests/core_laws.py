@@ -6,8 +6,9 @@ Each law is said here anew, without the functions of the core that are to obey i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from orchestrator.core import fold as folding
 from orchestrator.core import plan as planning

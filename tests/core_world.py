@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
+
+from msgspec.structs import asdict
 
 from orchestrator.control.adoption import take_over
 from orchestrator.control.attachment import RETURNS_WITHIN, gives_up

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.provisioner import Provisioner

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast, get_args
 
+from msgspec import Struct
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -111,8 +111,7 @@ def _inert(label: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """What a scrape is about: the document of `status --json`, and what it does not say.
 
     `boot_time` is the wall clock's at the start of the boot clock, one for all scrapes, so that no
@@ -223,8 +222,7 @@ def _put_models(sheet: Sheet, row: Mapping[str, Any]) -> None:
             sheet.put("orchestrate_instance_model_size_bytes", model["bytes_total"], *which)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """What an encoder takes for a registry: one metric, or a part of one."""
 
     metric: Metric

@@ -5,14 +5,14 @@ The page of metrics is written from this table, and a sample that is not in it c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Kind = Literal["gauge", "counter", "histogram", "info"]
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(Struct, frozen=True):
     """One metric. `optional`: it is there only when there is something to say: then."""
 
     kind: Kind

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,8 +28,7 @@ EVENT: Schema = {
 """One server-sent event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """A word of the query, never required."""
 
     name: str
@@ -37,16 +36,14 @@ class Parameter:
     says: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What one status means, and how what comes with it looks, by media type."""
 
     says: str
     bodies: Mapping[str, Schema] = field(default_factory=dict[str, Schema])
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """`method` and `path`, what it does, and every status that it may answer with of its own.
 
     `open`: it goes without a token. `local`: only over the control socket.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.control.applied import AppliedSet
 from orchestrator.control.bus import Bus
@@ -19,8 +20,7 @@ from orchestrator.runtime.logs import Logs
 from orchestrator.runtime.state import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(Struct, frozen=True):
     """One of each; nothing here is decided by whoever asks."""
 
     bus: Bus

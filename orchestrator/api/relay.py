@@ -11,8 +11,9 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
+
+from msgspec import Struct, field
 
 from orchestrator.control.inference import authorization
 from orchestrator.core.spec import InstanceSpec
@@ -42,8 +43,7 @@ class NotMetricsError(ValueError):
     """What an engine answered is not what was asked for."""
 
 
-@dataclass(slots=True)
-class Theirs:
+class Theirs(Struct):
     """One metric of engines, with what each of them says."""
 
     kind: RelayedKind = "unknown"
@@ -51,8 +51,7 @@ class Theirs:
     samples: list[Sample] = field(default_factory=list[Sample])
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A model in the memory of an Ollama: bytes in all, and those on GPUs."""
 
     instance: str
@@ -61,8 +60,7 @@ class Loaded:
     gpu_memory: int
 
 
-@dataclass(slots=True)
-class Relayed:
+class Relayed(Struct):
     """What all engines said. `answered` has each that was asked."""
 
     answered: dict[str, bool] = field(default_factory=dict[str, bool])

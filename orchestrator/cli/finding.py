@@ -7,8 +7,9 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 Mark = Literal["ok", "warn", "fail"]
 """`warn`: it works, but not as it could. `fail`: `apply` cannot work like this."""
@@ -17,8 +18,7 @@ _SAID = 64 << 10
 """Bytes of a program's answer that are read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line. `data` is what the message says, for scripts."""
 
     topic: str

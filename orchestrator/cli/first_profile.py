@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.cli.models import loaded_bytes
 from orchestrator.core.catalog import Catalog, Found, Model, find
@@ -24,8 +25,7 @@ _PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z]([\w./:-]*\w)?", re.ASCII)
 _WORDS = frozenset({"true", "false", "null"})
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(Struct, frozen=True):
     """A model that goes into the profile, under which name, and the context it is given."""
 
     name: str
@@ -33,8 +33,7 @@ class Pick:
     context: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class OllamaPick:
+class OllamaPick(Struct, frozen=True):
     """An Ollama instance that goes into the profile: its port, and the models it serves already."""
 
     port: int

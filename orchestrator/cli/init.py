@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 import click
+from msgspec.structs import replace
 
 from orchestrator.cli.first_profile import FEW, SCHEMA, OllamaPick, Pick, chosen, named, render
 from orchestrator.cli.models import catalog_here, find_model, no_models_hint

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
 from typing import IO, Any
+
+from msgspec import Struct
 
 from orchestrator.cli.client import Client, RejectedError
 from orchestrator.errors import OrchestrateError
@@ -20,8 +21,7 @@ TAKES_OVER = 10.0
 """Seconds that a daemon which is just ending, or just beginning, may take to be done with it."""
 
 
-@dataclass(slots=True)
-class Launched:
+class Launched(Struct):
     """A daemon that was started. `outcome` answers the first apply; None without one."""
 
     outcome: dict[str, Any] | None

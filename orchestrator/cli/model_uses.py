@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.cli.model_stores import store_of
 from orchestrator.cli.ollama_servers import Reached, serving
@@ -24,8 +25,7 @@ ANYWHERE = ""
 MAX_MODELFILE = 1 << 20
 
 
-@dataclass(slots=True)
-class Uses:
+class Uses(Struct):
     """Why a model must stay, in words: by store and tag, and by the real path of a file. `loaded`
     are those that are in a server's memory."""
 

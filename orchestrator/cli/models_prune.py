@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from orchestrator.cli.model_stores import applied_specs, freed_by, stores_here, whole_catalog
 from orchestrator.cli.model_uses import Uses, applied_uses, loaded_uses, profile_uses
@@ -21,8 +21,7 @@ from orchestrator.discovery.ollama_store import MODEL_LAYER, read_manifests
 from orchestrator.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Unused:
+class Unused(Struct, frozen=True):
     """A model that may go: its size, and what of it no other model keeps."""
 
     ref: str

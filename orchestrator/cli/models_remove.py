@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
+from msgspec import Struct, field
 
 from orchestrator.cli.model_stores import (
     applied_specs,
@@ -33,8 +33,7 @@ from orchestrator.settings import Settings
 GONE = 404
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(Struct, frozen=True):
     """One model that is to go. Through `server` when its store cannot be seen from here, else by
     its `store`, else its `files`, which are all there is of it."""
 

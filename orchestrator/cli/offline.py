@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from orchestrator import __version__
 from orchestrator.core.convergence import Convergence

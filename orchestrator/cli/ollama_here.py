@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from orchestrator.core.address import hosts_overlap
 from orchestrator.core.spec import Endpoint
@@ -17,16 +18,14 @@ PATIENCE = 2.0
 """Seconds for a server on this machine to answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answering:
+class Answering(Struct, frozen=True):
     """An Ollama that answers. `tags` are its models, the newest first."""
 
     version: str
     tags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Usual:
+class Usual(Struct, frozen=True):
     """The address that Ollama's own programs go by. `server` is None unless an Ollama answers
     there, `holder` unless somebody listens."""
 

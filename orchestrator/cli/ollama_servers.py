@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from orchestrator.cli.client import Client
 from orchestrator.cli.ollama_here import own_store
@@ -19,8 +20,7 @@ from orchestrator.settings import Settings
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(Struct, frozen=True):
     """A server that answers. `instance` is empty for one that no profile declares."""
 
     client: OllamaCalls

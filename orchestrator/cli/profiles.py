@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from orchestrator.cli.options import json_option
 from orchestrator.cli.render import inert, print_json
@@ -143,8 +143,7 @@ def load(file: str, settings: Settings, env: Mapping[str, str]) -> LoadedProfile
     return parse_profile(reading.data, file=file, env=reading.source.env).profile
 
 
-@dataclass(frozen=True, slots=True)
-class NamedFolders:
+class NamedFolders(Struct, frozen=True):
     """Folders with models that profiles name, absolute: by `catalog.dirs`, and as the stores of
     their Ollama instances."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.cli.at_hand import daemon_at_hand
 from orchestrator.cli.client import Client
@@ -43,8 +44,7 @@ def _verb(name: str, text: str) -> click.Command:
     return command
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """A verb for some instances."""
 
     settings: Settings

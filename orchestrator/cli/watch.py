@@ -103,7 +103,7 @@ class Watch:
             silent = self._seen.now - self._heard
             shown = self._seen
             if not shown.lost and silent > SILENT:
-                shown = Seen(**{name: getattr(shown, name) for name in Seen.__slots__})
+                shown = Seen(**{name: getattr(shown, name) for name in Seen.__struct_fields__})
                 shown.lost = f"the daemon has been silent for {silent:.0f} s"
             body = self._instances.lines(shown, columns, rows - foot)
         body = [*body, *[""] * (rows - foot - len(body))][: rows - foot]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 ENTER, ESCAPE, BACKSPACE, TAB = "enter", "escape", "backspace", "tab"
 
@@ -19,15 +20,13 @@ _PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
 _MODE = re.compile(r"\?(\d+);(\d)\$y")
 
 
-@dataclass(frozen=True, slots=True)
-class Pasted:
+class Pasted(Struct, frozen=True):
     """Text that was not typed: whatever is in it, it is no key."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(Struct, frozen=True):
     """What the terminal says of a mode that it was asked about."""
 
     mode: int

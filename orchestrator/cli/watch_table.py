@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
+from msgspec import Struct, field
 
 from orchestrator.cli import model_lines, traffic_lines
 from orchestrator.cli.cells import cut, pad, wide, wrapped
@@ -52,8 +52,7 @@ _TABLE = 4
 """Lines of the table that stay when the screen is small."""
 
 
-@dataclass(slots=True)
-class Seen:
+class Seen(Struct):
     """All that is known when a frame is drawn."""
 
     document: Mapping[str, Any]

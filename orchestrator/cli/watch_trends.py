@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 STEP = 10.0
 """Seconds that a sign of a chart stands for: as often as the daemon takes a sample."""
@@ -14,8 +15,7 @@ KEPT = 60
 _SIGNS = "▁▂▃▄▅▆▇█"
 
 
-@dataclass(slots=True)
-class _Samples:
+class _Samples(Struct):
     memory: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
     cpu: deque[float] = field(default_factory=lambda: deque[float](maxlen=KEPT))
     begun_at: float = float("-inf")

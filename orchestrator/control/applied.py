@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.control.bus import Bus, NewDesired
 from orchestrator.control.file_look import look_at
@@ -41,8 +43,7 @@ class NotAppliedError(InputError):
     reason = "not-found"
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """An apply that was taken up. `number` tells it from later ones, `after` is an event id."""
 
     number: int
@@ -61,8 +62,7 @@ class Accepted:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """An apply that changed nothing, and everything that is wrong."""
 
     problems: tuple[Problem, ...]

@@ -12,8 +12,9 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.inference import report
@@ -146,8 +147,7 @@ def _who(server: AttachedTo) -> str:
     return f"{whose} that is not visible from here"
 
 
-@dataclass(slots=True)
-class Attached:
+class Attached(Struct):
     """Which run of which instance uses whose server. `spec` is asked anew each time.
 
     `on_return` is called when it is back, or another is in its place: what was known of its models

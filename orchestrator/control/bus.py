@@ -10,7 +10,9 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.event import Event
 from orchestrator.core.spec import Desired
@@ -20,8 +22,7 @@ SUBSCRIBER_LIMIT = 1000
 """Events that a subscriber may lag behind."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewDesired:
+class NewDesired(Struct, frozen=True):
     """The applied files mean something else now. `renew`: it was the verb `apply`, not an edit, and
     of those instances alone that it was about (`only`, None for all).
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from orchestrator.control.profile_files import ProfileFile, loaded
 from orchestrator.control.resolution import catalog_cache

@@ -27,6 +27,7 @@ from orchestrator.runtime import process
 from orchestrator.runtime.hard_limits import HardLimits
 from orchestrator.runtime.identity import OWNER_VARIABLE, boot_clock, environment_of
 from orchestrator.runtime.logs import Logs
+from orchestrator.runtime.oom import OomWatch
 from orchestrator.runtime.process import Process
 
 if TYPE_CHECKING:
@@ -296,7 +297,15 @@ class Executor:
                 return self._spec_of(name)
             return spec
 
-        watched = monitor.Watched(spec.name, start_id, running, began, in_force, was_ready)
+        watched = monitor.Watched(
+            spec.name,
+            start_id,
+            running,
+            began,
+            in_force,
+            OomWatch(running.ref.pid),
+            was_ready,
+        )
         self._watched[spec.name] = watched
         self._launch(self._watch_to_the_end(watched), f"watch {spec.name}")
 

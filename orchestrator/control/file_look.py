@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.control.in_between import Glimpse
 from orchestrator.control.reading import Reading, glimpse_of, read_files
@@ -11,8 +12,7 @@ from orchestrator.control.standing import Standing
 from orchestrator.runtime.state import AppliedSource
 
 
-@dataclass(frozen=True, slots=True)
-class FileLook:
+class FileLook(Struct, frozen=True):
     """The profiles as they are now, and what they say to read, by path; beside what stands."""
 
     readings: list[Reading]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
@@ -37,8 +38,7 @@ SETTLES = 600.0
 _NO_LIMITS = Limits()
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What was measured of one run of an instance, and of its restarts."""
 
     since: float

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.control.signs import Signs, signs_of, worked
 from orchestrator.core.liveness import LOADS, Outcome, Verdict, judge
@@ -19,8 +20,7 @@ HEALTHY = frozenset({200, 401})
 """A server that asks for its key is up: while it loads, it says 503 to everybody."""
 
 
-@dataclass(slots=True)
-class Silence:
+class Silence(Struct):
     """How long one run has given no answer: since its first question that got none."""
 
     since: float | None = None

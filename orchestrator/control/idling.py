@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.guard import going_on
@@ -32,8 +33,7 @@ GRAIN = 0.03
 """Seconds of CPU that are never use: the kernel counts in hundredths."""
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """Of one run: until when it was in use for sure (boot clock), and its CPU seconds by then.
 
     `busy_at`: when the gateway was last seen to have it at work, for one that begins anew knows of

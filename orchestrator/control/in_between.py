@@ -4,7 +4,8 @@ written is looked at again, and counts as it is only when it stays so."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 GONE_AFTER = 2.0
 """Seconds after which a file that is away or empty is meant to be: an editor that moves the old
@@ -18,8 +19,7 @@ LOOK_AGAIN = 0.5
 """Seconds between looks: the end of a save makes no notice on every file system."""
 
 
-@dataclass(frozen=True, slots=True)
-class Glimpse:
+class Glimpse(Struct, frozen=True):
     """A file at one look. `revision` tells its contents from others.
 
     `written` is true when somebody has it open for writing, `bare` when it is away or empty.

@@ -11,8 +11,9 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import replace
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.signs import Signs, signs_of, worked

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.reconciler import Reconciler
@@ -40,8 +41,7 @@ class RefusedError(InputError):
     reason = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How an intent ended for one instance."""
 
     instance: str

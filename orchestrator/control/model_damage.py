@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.provision import same_name
 from orchestrator.core.spec import FileIdentity
@@ -14,8 +15,7 @@ from orchestrator.runtime.files import identity_of
 from orchestrator.runtime.whole import WholeRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """What is wrong with a model, and the file that it is wrong with as that was then."""
 
     fault: Fault

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.control import model_work
 from orchestrator.control.model_board import NO_BYTES, Meter, size
@@ -23,7 +25,7 @@ from orchestrator.core.provision import (
     same_name,
 )
 from orchestrator.core.refusal import Refusal, Trial, after_failure
-from orchestrator.core.spec import Imported, ModelSpec, Pulled
+from orchestrator.core.spec import Copied, Imported, ModelSpec, Pulled
 from orchestrator.core.status import ModelState
 from orchestrator.discovery.verify import quick_check
 from orchestrator.runtime.files import identity_of
@@ -33,8 +35,7 @@ from orchestrator.runtime.ollama_server import OllamaError, OllamaUnreachableErr
 Tags = Mapping[str, Tag]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(Struct, frozen=True):
     model: ModelSpec
     task: asyncio.Task[None]
 
@@ -281,7 +282,7 @@ class Making:
         return f"{size(meter.done)} pulled" if meter.done else "pulled"
 
     async def _copy(self, model: ModelSpec, tags: Tags) -> str:
-        assert model.origin.kind == "copied", "only a copy is copied"
+        assert isinstance(model.origin, Copied), "only a copy is copied"
         source = model.origin.of
         if same_name(source) not in tags:
             meaning = Refusal("base-missing", "later", "declare it, too, before its copy")

@@ -6,8 +6,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.control.model_work import Bench
 from orchestrator.core.provision import Tag, same_name
@@ -34,8 +36,7 @@ from orchestrator.runtime.ollama_server import (
 Tags = Mapping[str, Tag]
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Struct, frozen=True):
     """What a server said that it has in memory, when it was asked (monotonic), and the blobs that
     have a living process, None where that cannot be told."""
 

@@ -7,20 +7,20 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.core.modelfile import absolute, looks_like_a_path, parse_modelfile
 from orchestrator.core.modelfile_text import ModelfileError
 from orchestrator.core.provision import Tag, same_name
-from orchestrator.core.spec import Built, FileIdentity, Imported, ModelSpec
+from orchestrator.core.spec import Built, Copied, FileIdentity, Imported, ModelSpec
 from orchestrator.discovery.ollama_manifest import canonical_name
 from orchestrator.runtime.files import identity_of, named_files
 from orchestrator.runtime.made import Made
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Struct, frozen=True):
     """`mark` changes when the recipe does. `base` is the tag that it stands on, `files` what is
     read from disk, `request` the rest of what the server is asked for."""
 
@@ -78,7 +78,7 @@ def digest_in_name(path: str) -> str:
 
 def base_of(model: ModelSpec, recipe: Recipe | None) -> str:
     """The tag that has to be there first."""
-    if model.origin.kind == "copied":
+    if isinstance(model.origin, Copied):
         return model.origin.of
     return recipe.base if recipe is not None else ""
 

@@ -10,7 +10,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from orchestrator.control.model_board import NO_BYTES
 from orchestrator.control.model_dropping import Dropping

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.control.model_board import Board, Meter, size
 from orchestrator.control.model_recipe import Recipe, digest_in_name
@@ -39,8 +40,7 @@ class WorkError(Exception):
         self.meaning = meaning
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
+class Bench(Struct, frozen=True):
     """Where the work is done. `key` names the server's store to all that share it; `store` is its
     folder, where that is ours to write to."""
 

@@ -10,9 +10,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.control.bus import Bus
 from orchestrator.control.evidence import gather, levels, marks_of
@@ -43,8 +45,7 @@ LOADING_PROBE_TIMEOUT = 2.0
 PROGRESS_EVERY = 0.5
 
 
-@dataclass(slots=True)
-class Watched:
+class Watched(Struct):
     """Which run of which instance. `spec` is asked anew each time: live fields may change, and so
     may `name`, when a successor takes over."""
 
@@ -53,6 +54,7 @@ class Watched:
     process: Process
     began_at: float
     spec_of: Callable[[str], InstanceSpec]
+    memory: OomWatch
     was_ready: bool = False
     """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,10 +63,6 @@ class Watched:
     """Set when live fields have changed: what waits by the old ones looks again."""
     condemned: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it was found to hang, or not to come up."""
-    memory: OomWatch = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.memory = OomWatch(self.process.ref.pid)
 
     def spec(self) -> InstanceSpec:
         """What is in force."""

@@ -12,8 +12,9 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.control.applied import AppliedSet
 from orchestrator.control.reading import SUFFIXES, Reading, read_files
@@ -64,8 +65,7 @@ class OutsideError(InputError):
     reason = "outside"
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileFile:
+class ProfileFile(Struct, frozen=True):
     """One file, and how it would be applied. `source` names this file alone."""
 
     path: str
@@ -77,8 +77,7 @@ class ProfileFile:
         return os.path.splitext(os.path.basename(self.path))[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileText:
+class ProfileText(Struct, frozen=True):
     """What a file says, and by which word it is known that it still says so."""
 
     name: str
@@ -87,8 +86,7 @@ class ProfileText:
     revision: str
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """What came of writing a profile: nothing was written when the resolution has problems."""
 
     name: str
@@ -97,8 +95,7 @@ class Saved:
     resolution: Resolution
 
 
-@dataclass(slots=True)
-class ProfileFiles:
+class ProfileFiles(Struct):
     """Finds them anew for each question: folders change."""
 
     applied: AppliedSet

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.control.in_between import Glimpse
 from orchestrator.core.resolve import digest_of
@@ -17,8 +19,7 @@ from orchestrator.runtime.state import AppliedSource
 SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One profile file as it is on disk now. `data` is None when it cannot be read: see `error`.
 
     `written` is true when somebody is just writing it.

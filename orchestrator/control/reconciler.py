@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from uuid import uuid4
+
+from msgspec.structs import replace
 
 from orchestrator.control.adoption import runs_as
 from orchestrator.control.bus import Bus, NewDesired

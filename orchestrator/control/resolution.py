@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.control.reading import Reading, text_of
 from orchestrator.control.toolchain import Toolchain
@@ -44,8 +46,7 @@ from orchestrator.runtime.files import named_files
 from orchestrator.runtime.state import AppliedSource
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True):
     """What files mean together. `desired` is complete only when there are no problems."""
 
     files: tuple[ResolvedFile, ...]
@@ -55,8 +56,7 @@ class Resolution:
     chosen_ports: dict[str, int] = field(default_factory=dict[str, int])
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """What resolving has to know of this machine besides the files. Ports as for `PortChooser`."""
 
     toolchain: Toolchain

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.spec import InstanceSpec
 from orchestrator.core.status import ModelStatus
@@ -18,8 +19,7 @@ def _nobody() -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """A run of an instance whose models are to be kept. `spec` is asked anew each time.
 
     `rows` is what the status has of its models. `ready` is set once its server answers and is

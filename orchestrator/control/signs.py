@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.runtime.effort import Effort, effort_of
 
@@ -14,8 +15,7 @@ BUSY_BYTES = 1 << 20
 """A server works when, each second, it computes, or reads from disk, at least so much."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
+class Signs(Struct, frozen=True):
     """At one moment. `slots` tells how far each request is; empty where nothing is to be seen."""
 
     at: float

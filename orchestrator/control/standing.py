@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.control.in_between import Glimpse
 from orchestrator.control.reading import Reading
@@ -17,8 +19,7 @@ from orchestrator.core.spec import Desired
 from orchestrator.core.union import Conflict, unite
 
 
-@dataclass(frozen=True, slots=True)
-class _Wrong:
+class _Wrong(Struct, frozen=True):
     """A file that cannot be taken up: as it was when it was looked at, and why not."""
 
     revision: str

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.control import monitor
 from orchestrator.control.evidence import levels
@@ -30,8 +31,7 @@ WAITS = frozenset({"port-taken", "log-unwritable", "nothing-to-attach", "too-man
 """Reasons that pass by themselves, and are no fault of the instance: looked at again and again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Starter:
+class Starter(Struct, frozen=True):
     """What every process is begun with."""
 
     logs: Logs

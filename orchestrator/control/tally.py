@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.status import InstanceStatus
@@ -51,8 +52,7 @@ class Spread:
             yield bound, reached
 
 
-@dataclass(slots=True)
-class InstanceTally:
+class InstanceTally(Struct):
     """Of one instance: its restarts by what ended it, and what its starts took until ready."""
 
     restarts: Counter[str] = field(default_factory=Counter[str])

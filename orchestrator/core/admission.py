@@ -8,7 +8,9 @@ instance of which nothing is known is never held up.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.spec import Demand, Desired, InstanceSpec
 from orchestrator.core.status import ALIVE, SERVING, InstanceStatus, Observed, Phase
@@ -28,8 +30,7 @@ LOOK_AGAIN = 1.0
 """Seconds between two looks while something waits for memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Bytes of one place: all of it, and what is free now. `limit` names what sets the total."""
 
     total: int
@@ -37,8 +38,7 @@ class Room:
     limit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """What there is, by place. `taken` is what instances have of the machine's memory already, for
     themselves alone, by name: it is not free any more."""
 
@@ -46,8 +46,7 @@ class Budget:
     taken: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-@dataclass(frozen=True, slots=True)
-class Excess:
+class Excess(Struct, frozen=True):
     """A set that cannot fit even when all of it is ours: `instance` is the first too many."""
 
     instance: str

@@ -7,9 +7,10 @@ that each alert is told once when it comes, and once when it has passed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
+
+from msgspec import Struct
 
 from orchestrator.core.spec import Limits
 from orchestrator.core.units import format_duration, format_size
@@ -30,8 +31,7 @@ LEAK_BYTES = 64 << 20
 LEAK_SHARE = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """What an instance took at an instant (boot clock): bytes, and percent of one core since the
     sample before."""
 
@@ -40,8 +40,7 @@ class Sample:
     cpu: float
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """What is known of one instance. `recent` is dense and short, `trend` sparse and long: all
     that was seen since it had settled. `restarts` are the instants of its restarts, counted from
     `since` on: what was before that is not known, and the run `began` before or after it."""

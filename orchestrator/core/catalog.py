@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from orchestrator.core import naming
 from orchestrator.core.spec import FileIdentity
@@ -15,8 +17,7 @@ Source = Literal["folder", "huggingface", "llama.cpp", "lmstudio", "ollama"]
 Purpose = Literal["generative", "embedding", "reranker"]
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(Struct, frozen=True):
     """What a GGUF header says. Counts are plain numbers; None means that it does not say."""
 
     architecture: str | None = None
@@ -46,8 +47,7 @@ class Metadata:
     """Bytes of the matrices of which a CPU keeps a second, rearranged copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One model on disk: `parts` are its files in order (one, unless it is split).
 
     `aliases` are other names and absolute paths of the same file; for a file of the Hugging Face
@@ -86,8 +86,7 @@ def model_json(model: Model, instances: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogError:
+class CatalogError(Struct, frozen=True):
     """A file or folder that could not be read, and why; `hint` is what to do, if anything."""
 
     path: str
@@ -95,22 +94,19 @@ class CatalogError:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The one model that a reference names."""
 
     model: Model
 
 
-@dataclass(frozen=True, slots=True)
-class Ambiguous:
+class Ambiguous(Struct, frozen=True):
     """A reference that names several models; their paths tell them apart."""
 
     candidates: tuple[Model, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A reference that names nothing; `nearest` are names that do, the likeliest first."""
 
     nearest: tuple[str, ...]
@@ -119,8 +115,7 @@ class Unknown:
 Lookup = Found | Ambiguous | Unknown
 
 
-@dataclass(frozen=True)
-class Catalog:
+class Catalog(Struct, frozen=True, dict=True):
     """Everything found, and everything that could not be read. (No slots: it keeps its index.)
 
     `home` is that of whoever asks, for references that begin with `~/`; empty where unknown.

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.cause_table import KINDS, RULES, SENT, SIGNALS, Rule
 
@@ -27,8 +29,7 @@ NEARLY_ALL = 0.9
 """Of what there is at all: more will never be free."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileFact:
+class FileFact(Struct, frozen=True):
     """A file that the run was to read, as it is now. `changed`: another than when it began."""
 
     role: str
@@ -36,8 +37,7 @@ class FileFact:
     state: FileState
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """All that is known of how a run ended.
 
     `ended` is that in words, `signal` a name such as `SIGKILL`, `lines` are of this run alone.
@@ -61,8 +61,7 @@ class Evidence:
     files: tuple[FileFact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(Struct, frozen=True):
     """`reason` is a fixed word, `message` for people, with the engine's own error line in it.
 
     `waits`: it passes by itself, and is no fault of the instance. `memory` is how many bytes have
@@ -82,16 +81,14 @@ class Cause:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A file as it was when a run failed: `mark` is another once anything about it is."""
 
     path: str
     mark: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mending:
+class Mending(Struct, frozen=True):
     """What an instance that failed hangs on: a change of any of it is reason to try again.
 
     So many bytes of `memory`, of the machine and of the control groups in these folders, have to

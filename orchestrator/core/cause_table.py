@@ -7,12 +7,12 @@ real engine, or taken from the place in its source that prints it (`tests/data/c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+
+class Kind(Struct, frozen=True):
     """What a reason means, what to do about it, and what brings another try.
 
     `permanent`: a retry alone changes nothing. `waits`: it passes by itself.
@@ -126,8 +126,7 @@ SIGNALS = {
 """What a signal tells that a process brings upon itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """Lines that hold `says` and not `but` (regular expressions) mean `reason`.
 
     `what` says it in plain words where the line does not. `any_time`: it is believed of a run that
@@ -144,13 +143,9 @@ class Rule:
     any_time: bool = False
     last: bool = False
     memory: Literal["", "host", "gpu"] = ""
-    _says: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_says", re.compile(self.says))
 
     def matches(self, line: str) -> bool:
-        if self._says.search(line) is None:
+        if re.search(self.says, line) is None:
             return False
         return not self.but or re.search(self.but, line) is None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from orchestrator.core.drift import restart_drift
 from orchestrator.core.gate import awaiting, promised
@@ -27,8 +27,7 @@ from orchestrator.core.succession import (
 from orchestrator.core.successor import base_of, is_aside
 
 
-@dataclass(frozen=True, slots=True)
-class Convergence:
+class Convergence(Struct, frozen=True):
     """How far what runs is from what is declared."""
 
     converged: bool

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.catalog import Metadata
 from orchestrator.core.loading import Loading, loading_of
@@ -18,8 +20,7 @@ GPU_MARGIN = 1 << 30
 """What llama-server leaves free on a GPU by itself (`--fit-target`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """What a llama-server loads: the bytes of each file, and what the model's header says."""
 
     files: Mapping[str, int]

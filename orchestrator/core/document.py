@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 import yaml
+from msgspec import Struct
 from yaml.events import (
     AliasEvent,
     Event,
@@ -64,8 +64,7 @@ _TEXT_TAGS = ("!", f"{_CORE}str")
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One file read: `root` is None when there is nothing sound to look at further."""
 
     source: Source

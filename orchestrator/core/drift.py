@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core import gateway_words
 from orchestrator.core.field_class import LIVE, SPEC_FIELDS, FieldClass
@@ -18,14 +20,18 @@ from orchestrator.core.gateway_spec import GatewaySpec
 from orchestrator.core.provision import kept_by, same_name
 from orchestrator.core.secret import MASK, is_secret_name, masked_argv
 from orchestrator.core.spec import (
+    Built,
     Command,
+    Copied,
     Demand,
     Desired,
+    Imported,
     InstanceSpec,
     ModelOrigin,
     ModelSet,
     ModelSpec,
     OnDemand,
+    Pulled,
 )
 from orchestrator.core.status import Observed
 from orchestrator.core.units import format_duration, format_size
@@ -43,8 +49,7 @@ def as_observed(desired: Desired, observed: Observed) -> Desired:
     return {name: known[name] if name in same else spec for name, spec in desired.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Struct, frozen=True):
     """One field: `have` -> `want`, and what that takes. None means that it is not there."""
 
     field: str
@@ -141,11 +146,11 @@ def _part_drift(name: str, have: Any, want: Any) -> list[Drift]:
     """Each part of a block that differs."""
     # One of them may be missing: what was adopted by its mark alone has no more than a process.
     shape = have if have is not None else want
-    if not is_dataclass(shape):
+    if not isinstance(shape, Struct):
         return [Drift(name, _plain(have), _plain(want))]
     pairs = [
-        (part.name, getattr(have, part.name, None), getattr(want, part.name, None))
-        for part in fields(shape)
+        (part, getattr(have, part, None), getattr(want, part, None))
+        for part in shape.__struct_fields__
     ]
     return [Drift(f"{name}.{part}", old, new) for part, old, new in pairs if old != new]
 
@@ -193,8 +198,7 @@ def _declared(demand: Demand | None) -> str | None:
     return format_size(sum(demand.gpus.values()) or demand.host)
 
 
-@dataclass(frozen=True, slots=True)
-class _Keeps:
+class _Keeps(Struct, frozen=True):
     """What an instance holds, what it is to hold, and who else is there."""
 
     have: ModelSet
@@ -264,15 +268,15 @@ def describe(model: ModelSpec) -> str:
 
 def origin_words(origin: ModelOrigin) -> str:
     """How a model comes to be, as in `built by x.Modelfile`."""
-    match origin.kind:
-        case "pulled":
-            return "pulled without TLS" if origin.insecure else "pulled"
-        case "built":
-            return f"built by {origin.path}"
-        case "imported":
-            return f"made from {origin.files[0].path}"
-        case "copied":
-            return f"a copy of {origin.of}"
+    match origin:
+        case Pulled(insecure=insecure):
+            return "pulled without TLS" if insecure else "pulled"
+        case Built(path=path):
+            return f"built by {path}"
+        case Imported(files=files):
+            return f"made from {files[0].path}"
+        case Copied(of=base):
+            return f"a copy of {base}"
 
 
 def _plain(value: Any) -> Any:

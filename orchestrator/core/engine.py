@@ -7,8 +7,9 @@ An `Engine` is bound to one binary: its flags are those that this very binary na
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from orchestrator.core.problem import Path
 from orchestrator.core.spec import Command, Endpoint, Inference, InputFile
@@ -16,16 +17,14 @@ from orchestrator.core.spec import Command, Endpoint, Inference, InputFile
 FlagValue = str | int | float | bool | list[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """Flags, or settings, as one place of a profile declares them; `path` finds it again."""
 
     flags: Mapping[str, FlagValue]
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
+class LaunchRequest(Struct, frozen=True):
     """What one instance asks of its engine, before any of it is known to be right.
 
     `layers` are merged in order, the last wins. `folder` is what relative path flags are relative
@@ -49,8 +48,7 @@ class LaunchRequest:
     threads: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Issue:
+class Issue(Struct, frozen=True):
     """Something wrong, or (`warning`) doubtful, at a place of the profile."""
 
     path: Path
@@ -61,8 +59,7 @@ class Issue:
     """True when the key at `path` is to be pointed at, False for its value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """The rendered command and where it will listen; `None` when an issue forbids it.
 
     `inference` generates one token, where that does not depend on what is loaded. `store` is the

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.core.spec import InstanceSpec
 
@@ -71,8 +72,7 @@ AGAIN = "again"
 what is known, in the words of this moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One fact. `instance` is empty for what concerns the daemon.
 
     `data` is plain JSON. `spec` is for the fold only and never leaves the process. The bus stamps

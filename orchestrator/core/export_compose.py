@@ -7,10 +7,10 @@ saving it outside is an edit inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from msgspec import Struct, field
 
 from orchestrator.core.exported import Exported
 
@@ -18,8 +18,7 @@ STATE = "/state"
 """Where the image keeps what has to outlive a container."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mounts:
+class Mounts(Struct, frozen=True):
     """What is mounted, all of it read-only: folders by where they lie inside; and the variables
     that say so to discovery."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
+
+from msgspec import Struct, field
 
 WATCHDOG = 30
 """Seconds without a sign of life from the loop after which systemd ends the daemon."""
@@ -21,8 +22,7 @@ LEAF = "orchestrate-daemon"
 """The control group of the daemon itself, below the one that is delegated to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """What a unit is made of. `system`: for the machine's init system, else for a user's.
 
     `command` begins the command line; `env` may be read by everybody, `env_file` not. `run_as` is

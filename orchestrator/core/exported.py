@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from orchestrator.core.gateway_spec import GATEWAY
 from orchestrator.core.parse import LoadedProfile
@@ -33,8 +34,7 @@ its requests are given to end."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Struct, frozen=True):
     """Profiles, and what lies around them.
 
     `ports` are those that others can reach, by instance, the gateway's first. `variables` are what
@@ -102,8 +102,7 @@ def _drained(effective: Effective) -> float:
     return effective.stop.drain + effective.stop.grace
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(Struct, frozen=True):
     """An instance with what holds for it."""
 
     profile: LoadedProfile

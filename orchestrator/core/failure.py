@@ -4,7 +4,7 @@ ends that. A part of the fold.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orchestrator.core.backoff import LONGEST_WAIT, delay_before, within_window
 from orchestrator.core.cause import Mending

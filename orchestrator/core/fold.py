@@ -7,7 +7,7 @@ event by event.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orchestrator.core import succession
 from orchestrator.core.event import AGAIN, Event, EventType

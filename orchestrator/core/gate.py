@@ -6,7 +6,8 @@ Pure. One gate serves one plan: what it lets pass takes its share of what is lef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.address import hosts_overlap
 from orchestrator.core.admission import Budget, Ledger
@@ -16,8 +17,7 @@ from orchestrator.core.status import ALIVE, ModelStatus, Observed, Phase
 from orchestrator.core.successor import base_of
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Desired, and not startable yet: shown as `pending`."""
 
     reason: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 Priority = Literal["high", "normal", "low"]
 Trigger = Literal["down", "overloaded", "slow", "failing"]
 TRIGGERS: tuple[Trigger, ...] = ("down", "overloaded", "slow", "failing")
@@ -17,8 +19,7 @@ GATEWAY_TOKEN = "ORCHESTRATE_GATEWAY_TOKEN"
 """The variable by which it learns its token: an argument could be read by everybody."""
 
 
-@dataclass(frozen=True, slots=True)
-class RouteAim:
+class RouteAim(Struct, frozen=True):
     """An instance, or a name that one serves. `weight` is its share of the requests beside the
     others'; None where whoever is least busy is chosen."""
 
@@ -26,8 +27,7 @@ class RouteAim:
     weight: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
+class RouteSpec(Struct, frozen=True):
     """A name that clients may ask for. `fallback` are other names, tried in order for the reasons
     in `on`; it is slow when it has said nothing for `slow` seconds. `warn` is the percentage of
     requests served by a fallback above which that is told."""
@@ -61,8 +61,7 @@ class TokenSpec:
     priority: Priority | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GatewaySpec:
+class GatewaySpec(Struct, frozen=True):
     """What the gateway does beside listening: its routes, how many requests may wait for one
     instance (None: by its slots), and for how many seconds; which of them are logged, and whether
     with what was asked. `hosts` and `origins`: see its door."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.problem import listing
 from orchestrator.core.status import Observed
@@ -21,8 +22,7 @@ ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 """The order in which `nvidia-smi` counts; without it CUDA puts the fastest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """One GPU: its `kind` and `index` as in `CUDA0`, and bytes of its memory."""
 
     kind: str
@@ -36,8 +36,7 @@ class Gpu:
         return f"{self.kind}{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Visible:
+class Visible(Struct, frozen=True):
     """What tells a process which GPUs it may see: variables, or a value of `--device`."""
 
     env: Mapping[str, str]
@@ -107,8 +106,7 @@ def held_gpus(observed: Observed) -> dict[str, tuple[int, ...]]:
     }
 
 
-@dataclass(slots=True)
-class GpuChooser:
+class GpuChooser(Struct):
     """Chooses for `gpus: auto`. Sticky: those that an instance has are kept while they are there.
 
     `held` are the GPUs that instances have, by name; `promised` bytes of each, which grow as

@@ -9,13 +9,14 @@ the next request that names none would get: so that is put right by the probe th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.residency import FOREVER, Loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """What the last probe of a model left behind: its expiry at `until` (wall clock).
 
     It is to leave at `leaves`: a probe that took its time moved the expiry, and the next one moves
@@ -29,8 +30,7 @@ class Hold:
     full: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """How to ask: `keep_alive` in seconds, -1 for ever, None to say nothing of it."""
 
     keep_alive: float | None = None

@@ -6,7 +6,8 @@ import posixpath
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _SERVER = re.compile(r"llama-server([-_.].*)?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -18,8 +19,7 @@ _WRAPPERS = frozenset(
 """Programs that start another with what follows them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """What starts a llama-server: its program, its arguments, and what stands before it.
 
     `wrapper` are the words before the program that a profile has no place for.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
+
+from msgspec import Struct, field
 
 from orchestrator.core.fields import is_name
 from orchestrator.core.nodes import shown
@@ -46,8 +47,7 @@ class _Gone:
 GONE = _Gone()
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """One thing to know about an import.
 
     `key` is what it is about, in the part of the source that is `part`; `line` counts from 1 and is
@@ -84,8 +84,7 @@ class Remark:
         }
 
 
-@dataclass(slots=True)
-class Imported:
+class Imported(Struct):
     """A profile as a tree, marks and `GONE` in it, and what is to be said of it."""
 
     document: dict[str, Any]
@@ -98,8 +97,7 @@ class Imported:
         return [name for name, value in entries.items() if value is not GONE]
 
 
-@dataclass(slots=True)
-class Notes:
+class Notes(Struct):
     """Collects remarks about one place after the other."""
 
     remarks: list[Remark] = field(default_factory=list[Remark])
@@ -177,8 +175,7 @@ def located(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path))
 
 
-@dataclass(slots=True)
-class Names:
+class Names(Struct):
     """Gives names to what has one in a profile, each but once."""
 
     _taken: set[str] = field(default_factory=set[str])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.import_draft import (
@@ -76,8 +77,7 @@ class Row(Protocol):
     def downloads(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """The flags of a llama-server, by each spelling and by variable."""
 
     by_spelling: Mapping[str, Row]
@@ -86,8 +86,7 @@ class Table:
     """What messages call whose flags they are."""
 
 
-@dataclass(slots=True)
-class Secrets:
+class Secrets(Struct):
     """Which variables stand for secrets that are not written out: one for each value."""
 
     _values: dict[str, str] = field(default_factory=dict[str, str])
@@ -102,8 +101,7 @@ class Secrets:
         return safe
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(Struct):
     """The settings of one server while they are read; `part` and `key` say where they stand in the
     source.
 

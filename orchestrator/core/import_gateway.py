@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.core.import_draft import Notes
 
@@ -15,8 +16,7 @@ ON_DEMAND = "on-demand"
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Struct, frozen=True):
     """Where the gateway is to listen; port 0 is any."""
 
     host: str = LOOPBACK

@@ -7,7 +7,9 @@ is the last one; keys before the first section belong to `default`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.import_draft import UnreadableError, read_foreign
 from orchestrator.core.problem import Problem
@@ -23,8 +25,7 @@ _NOTHING = re.compile(r"[ \t]*([;#].*)?")
 _END = re.compile(r"[ \t]*[;#]|[ \t]*$")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One setting. `cut` is the character that ended its value in the middle of a word."""
 
     key: str
@@ -33,8 +34,7 @@ class Line:
     cut: str = ""
 
 
-@dataclass(slots=True)
-class Section:
+class Section(Struct):
     """A section at its header; `again` says that another of this name was there before it."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.core.catalog import Catalog
 from orchestrator.core.import_draft import OPEN, PORT, Notes, typed
@@ -16,8 +17,7 @@ _FIRST_CHOICE = "Q4_K_M"
 """What llama-server takes from a repository when nothing else is said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
+class Here(Struct, frozen=True):
     """What an importer knows of this machine.
 
     `server` is the llama-server found here, or empty, `table` its flags. `programs` are those of
@@ -40,8 +40,7 @@ class Here:
         return 0
 
 
-@dataclass(slots=True)
-class Drafting:
+class Drafting(Struct):
     """What the instances of one profile share while they are made."""
 
     here: Here

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.import_draft import CLOSE, OPEN, PORT
 
@@ -27,8 +28,7 @@ class TooMuchError(Exception):
     """The macros of a file bring in more than they may."""
 
 
-@dataclass(slots=True)
-class Spent:
+class Spent(Struct):
     """What the macros of one file brought in so far."""
 
     characters: int = 0
@@ -40,8 +40,7 @@ class Spent:
             raise TooMuchError
 
 
-@dataclass(frozen=True, slots=True)
-class Macros:
+class Macros(Struct, frozen=True):
     """What stands for what: for all models, and for the one called `model`."""
 
     everywhere: Mapping[str, str]

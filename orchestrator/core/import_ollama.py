@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.import_draft import Imported, Notes, env_reference, typed
@@ -24,8 +25,7 @@ _CLIENTS = frozenset({"OLLAMA_NOHISTORY", "OLLAMA_EDITOR"})
 _SYSTEMS = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TERM"})
 
 
-@dataclass(frozen=True, slots=True)
-class OllamaHere:
+class OllamaHere(Struct, frozen=True):
     """What there is of an Ollama. `listed` are the settings that its help names, None where that
     could not be asked; `accepts` raises ValueError for a value that a setting does not take."""
 
@@ -38,8 +38,7 @@ class OllamaHere:
     running: bool = False
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(Struct):
     """The instance while it is made."""
 
     here: OllamaHere

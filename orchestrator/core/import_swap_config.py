@@ -6,7 +6,9 @@ bytes -> marks for the environment -> YAML nodes -> macros -> command
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.document import read_document
 from orchestrator.core.import_command import Command, read_command, without_comments, words_of
@@ -16,8 +18,7 @@ from orchestrator.core.nodes import Entry, ListNode, MapNode, ScalarNode
 from orchestrator.core.source import Source
 
 
-@dataclass(frozen=True, slots=True)
-class SwapModel:
+class SwapModel(Struct, frozen=True):
     """One entry of `models:`. `command` is what it starts, or why that is nothing for a profile."""
 
     name: str
@@ -42,8 +43,7 @@ class SwapModel:
         return self.keys[key].line if key in self.keys else self.entry.line
 
 
-@dataclass(frozen=True, slots=True)
-class SwapConfig:
+class SwapConfig(Struct, frozen=True):
     """A configuration as far as it is read without knowing the machine."""
 
     source: Source
@@ -96,7 +96,7 @@ def settings_of(entry: Entry | None) -> Mapping[str, Entry]:
 def read_llama_swap(data: bytes, file: str) -> SwapConfig:
     """Read a `config.yaml`. Raises `UnreadableError` for what is no such file."""
     source = read_foreign(data, file)
-    document = read_document(replace(source, text=env_marked(source.text)))
+    document = read_document(Source(source.file, env_marked(source.text), source.lines))
     if document.problems:
         raise UnreadableError(*document.problems)
     root = document.root

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from orchestrator.core.import_draft import Names, env_reference, filled, is_reference, readable
 from orchestrator.core.import_flags import secret_told
@@ -27,8 +28,7 @@ _OF_PEERS = {"filters": "requests reach it as they were sent", "timeouts": TIMES
 _CHOSEN = "of those that are ready, the least busy one is asked"
 
 
-@dataclass(slots=True)
-class SwapGateway:
+class SwapGateway(Struct):
     """The gateway while it is made. `served` are the instances by what clients call them."""
 
     config: SwapConfig

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _SPECIFIER = re.compile(r"%(.)")
 
 
-@dataclass(slots=True)
-class UnitEnvironment:
+class UnitEnvironment(Struct):
     """What was read so far. `files` are environment files still to be read, in their order;
     `unread` are lines that could not be, with the file that they stand in."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
+
+from msgspec import Struct
 
 from orchestrator.core.cycles import find_cycles
 from orchestrator.core.engine import Issue
@@ -45,8 +46,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _HINT = "write ${name}, ${env:NAME} or ${env:NAME:-default}; $${ for a literal '${'"
 
 
-@dataclass(frozen=True, slots=True)
-class Interpolated:
+class Interpolated(Struct, frozen=True):
     """The tree with references replaced. `broken` are the paths whose value could not be made.
 
     What stands at a broken path is the text as written: whoever looks further must not blame it

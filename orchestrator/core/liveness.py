@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 REFUSES = frozenset({501})
 """Of the statuses from 500 on: it works, and will not do what was asked."""
@@ -12,8 +13,7 @@ LOADS = 503
 """It works, and says so itself: not now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How one probe went. `status` is HTTP's, None when no answer came within `seconds`.
 
     `wanted` is what was asked for, `said` the server's own word on an error. `busy` tells by what
@@ -27,8 +27,7 @@ class Outcome:
     busy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """`kind` for machines, `message` for people. `counts`: it may mean that the server hangs."""
 
     kind: Literal["healthy", "slow", "down"]

@@ -7,7 +7,8 @@ it. A value that cannot be read counts as not given; the server itself will obje
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.memory import AUTO_PARALLEL, CACHE_TYPE_BYTES, MICRO_BATCH, Load
 
@@ -62,8 +63,7 @@ _READ_WHOLE = frozenset({"none", "dio"})
 """Ways of loading that copy the weights instead of mapping them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loading:
+class Loading(Struct, frozen=True):
     """How a server loads its model. `gpu_layers`: -1 is all of them, None as many as there is room
     for. `shrinks_to`: the context that it settles for when memory is short, None if it does not.
     """

@@ -26,7 +26,7 @@ beyond the first (`--ctx-checkpoints`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from orchestrator.core.catalog import Metadata
 
@@ -74,8 +74,7 @@ _COLUMNS = 13
 """Numbers in f32 that a CPU touches for each token of a micro-batch, per column."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """What of a server's settings decides how much memory a model takes.
 
     `context` is what `--ctx-size` says, for all sequences together; None or 0 is the model's own.
@@ -94,8 +93,7 @@ class Load:
     """The weights are read in place, in the file, and not copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
+class MemoryEstimate(Struct, frozen=True):
     """Bytes, and the context (tokens, all sequences together) that they are for.
 
     `kv_cache` and `compute` are None where the header does not say enough; the total, which is for

@@ -11,8 +11,9 @@ import math
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.core.modelfile_text import Instruction, ModelfileError, read_instructions
 from orchestrator.core.problem import did_you_mean
@@ -26,8 +27,7 @@ _DEPRECATED = (
 """Parameters that Ollama passes over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Modelfile:
+class Modelfile(Struct, frozen=True):
     """A Modelfile that was understood. Paths in it are relative to the folder that it lies in.
 
     `settings` is what goes into the request beside the files: template, system, parameters...
@@ -47,8 +47,7 @@ class Modelfile:
         return tuple(one for one in self.instructions if one.name == "from")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelfileOnDisk:
+class ModelfileOnDisk(Struct, frozen=True):
     """A Modelfile at its absolute path: its text, or why it cannot be read.
 
     `present` are those of its bases, as it says them, that are files.

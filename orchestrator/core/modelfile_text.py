@@ -5,7 +5,7 @@ What Ollama drops without a word (characters that cannot be printed) is dropped 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 INSTRUCTIONS = (
     "from",
@@ -32,8 +32,7 @@ class ModelfileError(ValueError):
         self.line = line
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Struct, frozen=True):
     """One of them: its name in small letters (that of a parameter itself), and what it says."""
 
     name: str

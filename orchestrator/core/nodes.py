@@ -7,7 +7,8 @@ yaml nor pydantic, so whoever only looks for `${env:...}` names pays for neither
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.problem import Path
 
@@ -18,8 +19,7 @@ Plain = Value | list["Plain"] | dict[str, "Plain"]
 """A tree with no positions left."""
 
 
-@dataclass(slots=True)
-class ScalarNode:
+class ScalarNode(Struct):
     """One value. `text` is how it is spelled, so that `1.10` can stay `1.10` where text is meant.
 
     `plain` is True when it was written in the file without quotes, and not put together from
@@ -33,8 +33,7 @@ class ScalarNode:
     plain: bool
 
 
-@dataclass(slots=True)
-class ListNode:
+class ListNode(Struct):
     """A sequence, at its first item or its opening bracket."""
 
     items: list[Node]
@@ -42,8 +41,7 @@ class ListNode:
     column: int
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """A key of a mapping: `line` and `column` are the key's own, the value has its own."""
 
     key: str
@@ -52,8 +50,7 @@ class Entry:
     value: Node
 
 
-@dataclass(slots=True)
-class MapNode:
+class MapNode(Struct):
     """A mapping in the order of the document; what a `<<` brings in comes last."""
 
     entries: dict[str, Entry]

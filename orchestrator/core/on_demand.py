@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.gate import Gate, Waiting
 from orchestrator.core.spec import Desired, InstanceSpec
@@ -13,8 +14,7 @@ IDLE = "idle"
 """The reason of an instance that is stopped because nobody uses it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """Of one instance: when it was used last (boot clock), and whether somebody is at it, or waits
     for it."""
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from msgspec import Struct
+
 from orchestrator.core.check import check
 from orchestrator.core.document import Document, read_document
 from orchestrator.core.engine import Issue
@@ -69,8 +71,7 @@ class LoadedProfile:
         return self._source.place(*locate(self._root, path, key=key))
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(Struct, frozen=True):
     """What came of one file. `profile` is None whenever there are problems.
 
     Then `rest` may be what remains without them: good for finding more errors, for nothing else.

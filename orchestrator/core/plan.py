@@ -8,9 +8,10 @@ submitting one moves the phase (`starting`, `stopping`) before the next plan is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.core.admission import LOOK_AGAIN, Budget
 from orchestrator.core.backoff import LONGEST_WAIT
@@ -58,8 +59,7 @@ class Verb(StrEnum):
     PROMOTE = "promote"
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(Struct, frozen=True):
     """One step for one instance, and why. `spec` is what it is to become (None for a stop)."""
 
     verb: Verb
@@ -82,8 +82,7 @@ class Action:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """`wake_at` (boot clock) is when to look again though nothing happened; None means never."""
 
     actions: tuple[Action, ...] = ()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from zlib import crc32
+
+from msgspec import Struct, field
 
 LOW, HIGH = 18000, 28000
 """Where automatic ports are taken from, `HIGH` excluded."""
 
 
-@dataclass(slots=True)
-class PortChooser:
+class PortChooser(Struct):
     """Gives each name a port; `chosen` grows as it does.
 
     `held` are ports given earlier, by name. `taken` are those that somebody else listens on or

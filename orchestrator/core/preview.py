@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from orchestrator.core.drift import holding, input_drift
 from orchestrator.core.on_demand import is_at_rest

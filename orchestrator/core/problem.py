@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+
+from msgspec import Struct
 
 Path = tuple[str | int, ...]
 """Keys and indexes from the root of a document, as in `("instances", "coder", "port")`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A position in a file. `line` and `column` count from 1; `source` is the whole line."""
 
     file: str
@@ -21,8 +21,7 @@ class Place:
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One error of one file. `hint` says what to do."""
 
     message: str

@@ -6,9 +6,9 @@ means is decided in `effective`, once, by the defaults of the dataclasses in `sp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
+from msgspec import Struct
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from orchestrator.core.blocks import (
@@ -293,8 +293,7 @@ class Profile(Block, defer_build=False):
         return self.defaults.ollama if is_ollama else self.defaults.llama_server
 
 
-@dataclass(frozen=True, slots=True)
-class Effective:
+class Effective(Struct, frozen=True):
     """What instances of all engines say, with the defaults of their engine merged in.
 
     `host` and `binary` are None when neither says: they come from the environment or are found.

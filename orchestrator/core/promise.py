@@ -7,7 +7,8 @@ is applied is resolved anew, and the model found like any other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.profile import OllamaConfig, Profile
 from orchestrator.core.provision import same_name
@@ -17,8 +18,7 @@ from orchestrator.core.status import ModelState, Observed
 from orchestrator.core.tag import BadTagError, canonical
 
 
-@dataclass(frozen=True, slots=True)
-class Promises:
+class Promises(Struct, frozen=True):
     """`models` is instance by tag, `stores` the folders that those models will be in, `kept` the
     tags that their servers have by now; tags are folded (`same_name`)."""
 

@@ -5,14 +5,13 @@ What runs is not given up for a start that cannot come up: whoever wants that al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from orchestrator.core.cause import FileFact
 from orchestrator.core.status import SERVING, InstanceStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Prospect:
+class Prospect(Struct, frozen=True):
     """What a start of an instance would find: its files, and who of others has its port.
 
     `damaged` continues the path of a file that is there and cannot be used; `taken` names who
@@ -24,8 +23,7 @@ class Prospect:
     taken: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why it is not done, and what to do."""
 
     message: str

@@ -7,10 +7,12 @@ long a model stays in memory is another matter: `core/residency.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec import Struct
+
 from orchestrator.core.spec import (
+    Copied,
     Imported,
     InstanceSpec,
     ModelFacts,
@@ -21,8 +23,7 @@ from orchestrator.core.spec import (
 from orchestrator.core.status import EVICTED, ModelState, ModelStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
+class Lack(Struct, frozen=True):
     """A declared model that is not as declared. `moving`: something is being done about it."""
 
     model: str
@@ -70,8 +71,7 @@ DOING = {
 """What a model's state is meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(Struct, frozen=True):
     """A model that a server has: its name as it shows it, and the digest of its manifest.
 
     `capabilities` is None where the server does not say.
@@ -88,8 +88,7 @@ def same_name(name: str) -> str:
     return name.casefold()
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
+class Ground(Struct, frozen=True):
     """What decides over one declared model besides its spec.
 
     `made`: it is known to be what its origin makes now (nothing is asked of one that is pulled).
@@ -107,16 +106,14 @@ class Ground:
         return self.retry_at is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """Something to be done about one model."""
 
     do: Do
     model: ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """`waits`: for which model each waits that could otherwise be made. `wake_at`: when to decide
     again though nothing happens."""
 
@@ -159,7 +156,7 @@ def _needs(model: ModelSpec, tags: Mapping[str, Tag], grounds: Mapping[str, Grou
     origin = model.origin
     if isinstance(origin, Pulled):
         return Do.PULL if tag is None or ground.busy else None
-    if origin.kind == "copied":
+    if isinstance(origin, Copied):
         source = tags.get(same_name(origin.of))
         same = tag is not None and (source is None or source.digest == tag.digest)
         return None if same and not ground.busy else Do.COPY

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Outlook = Literal["soon", "later", "never"]
 """When to try again: it may pass in seconds; somebody has to act first; not as it is declared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """`reason` is a fixed word; `hint` what to do, where that is known."""
 
     reason: str
@@ -82,8 +82,7 @@ LATER = 60.0
 """Seconds between tries of what failed for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Struct, frozen=True):
     """What came of the last tries. `retry_at` is infinite where only somebody's word helps."""
 
     failures: int

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.event import timestamp
@@ -42,8 +44,7 @@ class Usage(NamedTuple):
 _NOTHING = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileReport:
+class ProfileReport(Struct, frozen=True):
     """One applied file: `errors` say why its last good state is in force instead."""
 
     name: str

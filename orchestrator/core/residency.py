@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.spec import ModelSpec
 
@@ -24,8 +26,7 @@ STEADY = 600.0
 """Seconds in memory after which earlier losses do not count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A model in memory: by which name it was loaded, until when (FOREVER: no end in sight)."""
 
     name: str
@@ -34,8 +35,7 @@ class Loaded:
     context: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
+class Resident(Struct, frozen=True):
     """Weights that belong in memory, and all declared models that have them.
 
     `keep_alive` is the longest of theirs, in seconds, FOREVER, or None where nobody says.
@@ -56,8 +56,7 @@ class Absence(StrEnum):
     KILLED = "killed"
 
 
-@dataclass(frozen=True, slots=True)
-class Tenure:
+class Tenure(Struct, frozen=True):
     """What is remembered of weights in memory. Instants are wall-clock seconds.
 
     `since` is when they were first seen there, None while they are not; `left_at` is when they were
@@ -84,8 +83,7 @@ class Tenure:
         return replace(self, was=True, expires_at=None, looked_at=now, absence=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Struct, frozen=True):
     """`load` is to be brought into memory, `hold` to be told again how long it stays there (under
     the name by which it is there), `lost` has just left it, or found its place taken. `tenures` is
     what to remember, and so is `arrived`: since when each is in memory."""
@@ -186,8 +184,7 @@ def outlook(
     return Outlook(tuple(load), tuple(hold), tuple(lost), after, since, wake_at)
 
 
-@dataclass(frozen=True, slots=True)
-class _Crowd:
+class _Crowd(Struct, frozen=True):
     """What is in memory: since when each, and how many there may be, where that is known."""
 
     since: Mapping[str, float]

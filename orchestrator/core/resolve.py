@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.catalog import Catalog, Found, Model, Unknown, find
 from orchestrator.core.doubts import IsForeign, doubts
@@ -54,8 +56,7 @@ EngineKey = tuple[str, str | None]
 """An engine's name, and the binary that a profile names for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What a profile meets here. `engines` holds, for each that it needs, an engine or why not.
 
     `host` is the default bind address, `cwd` where every instance will run, `store` the folder of
@@ -82,8 +83,7 @@ class Surroundings:
     """Given where doubts are wanted as well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """A file's specs (of those instances that are right) and all that is wrong or doubtful."""
 
     file: ResolvedFile

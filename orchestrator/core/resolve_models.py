@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.catalog import Catalog, Found, Model, find
 from orchestrator.core.engine import Issue
@@ -55,8 +56,7 @@ def resolve_models(
     return tuple(one.spec for one in models.declared), models.issues
 
 
-@dataclass(frozen=True, slots=True)
-class _Declared:
+class _Declared(Struct, frozen=True):
     """A model that is right by itself. `blob` is what tells its weights from those of others."""
 
     index: int
@@ -64,8 +64,7 @@ class _Declared:
     blob: str
 
 
-@dataclass(slots=True)
-class _Models:
+class _Models(Struct):
     """The list on its way; `issues` grows with it. `named` are also those that are wrong. Names
     are folded wherever one is looked up."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.blocks import ResourcesConfig
 from orchestrator.core.catalog import Model
@@ -16,8 +18,7 @@ from orchestrator.core.spec import Demand
 Render = Callable[[LaunchRequest], Launch]
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A launch that sees the GPUs it is to see, what it takes, and what was wrong with that.
 
     `request` is what was asked of the engine in the end.
@@ -30,8 +31,7 @@ class Placed:
     issues: tuple[Issue, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """What decides where an instance goes. `path` is that of its instance in the profile."""
 
     name: str

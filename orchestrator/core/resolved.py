@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from orchestrator.core.spec import InstanceSpec
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedFile:
+class ResolvedFile(Struct, frozen=True):
     """What one profile file means. `specs` by instance name, in the file's order.
 
     `reads` are the other files that it says to read, with the digest of each: a change of one of

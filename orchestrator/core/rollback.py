@@ -7,7 +7,7 @@ the instance to the fallback; another edit, or somebody's `apply` or `restart`, 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orchestrator.core.drift import live_drift, restart_drift
 from orchestrator.core.spec import InstanceSpec

@@ -7,8 +7,9 @@ is passed over here. So a slip in one instance does not hide what is wrong betwe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from orchestrator.core.address import hosts_overlap
 from orchestrator.core.cycles import find_cycles
@@ -230,8 +231,7 @@ def _ports(values: Block) -> Iterator[Issue]:
             holders.append((name, address))
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(Struct, frozen=True):
     """Two values of one block, of which the first may not be more than the second.
 
     `usual` is what each is where nobody says it; None where that is no limit at all.

@@ -7,9 +7,10 @@ the keys of protected instances, so it goes over the control socket alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
+
+from msgspec.structs import asdict
 
 from orchestrator.core.gateway_spec import CloudSpec, GatewaySpec, RouteSpec
 from orchestrator.core.naming import DEFAULT_TAG, SUFFIX
@@ -57,7 +58,10 @@ def table(desired: Desired, observed: Observed, plan: Plan) -> dict[str, Any]:
             {"name": cloud.name, "aims": [{"target": _cloud(cloud), "model": cloud.model}]}
             for cloud in gateway.clouds
         ],
-        "tokens": [asdict(token) for token in gateway.tokens],
+        "tokens": [
+            {"name": token.name, "token": token.token, "priority": token.priority}
+            for token in gateway.tokens
+        ],
     }
 
 

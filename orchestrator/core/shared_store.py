@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.drift import origin_words
 from orchestrator.core.modelfile import absolute, looks_like_a_path
@@ -27,8 +28,7 @@ from orchestrator.core.spec import (
 from orchestrator.core.status import SERVING, Observed, Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Clash:
+class Clash(Struct, frozen=True):
     """`model`, the one at `index` of its instance, is made otherwise than that of `other`."""
 
     model: ModelSpec

@@ -7,8 +7,9 @@ running process was meant to be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from orchestrator.core.gateway_spec import GatewaySpec
 
@@ -20,8 +21,7 @@ Strategy = Literal["stop-first", "start-first"]
 StartMode = Literal["always", "on-demand"]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A process exactly as executed. Drift is computed on it.
 
     `env` holds only what the profile and the engine declare: the inherited rest is passed on but
@@ -33,8 +33,7 @@ class Command:
     cwd: str
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
+class FileIdentity(Struct, frozen=True):
     """Tells one content of a path from another without reading it."""
 
     size: int
@@ -42,8 +41,7 @@ class FileIdentity:
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class InputFile:
+class InputFile(Struct, frozen=True):
     """A file that the process reads at its start: change it, and what runs is stale."""
 
     role: Literal["model", "binary", "mmproj", "adapter"]
@@ -54,8 +52,7 @@ class InputFile:
 _REACHED_BY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where an instance listens. `prefix` is its URL prefix, without a trailing slash."""
 
     host: str
@@ -79,8 +76,7 @@ class Endpoint:
         return f"{self.scheme}://{self.authority}{self.prefix}"
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """May it serve? Seconds: `timeout` without any progress, `deadline` in all."""
 
     timeout: float = 120.0
@@ -88,8 +84,7 @@ class Readiness:
     path: str = "/health"
 
 
-@dataclass(frozen=True, slots=True)
-class Liveness:
+class Liveness(Struct, frozen=True):
     """Must it be restarted? `failures` probes in a row, `interval` seconds apart.
 
     `mode` is what a probe asks for: an answer on the health path within `timeout` seconds, or one
@@ -104,16 +99,14 @@ class Liveness:
     down: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(Struct, frozen=True):
     """The request that makes a server generate as little as it can: POST this JSON `body` there."""
 
     path: str
     body: str
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True):
     """When to start again: delays in seconds; given up after `limit` failures in `window`."""
 
     policy: PolicyName = "on-failure"
@@ -123,16 +116,14 @@ class RestartPolicy:
     window: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class StopPolicy:
+class StopPolicy(Struct, frozen=True):
     """Seconds between SIGTERM and SIGKILL, and before: for what the gateway has sent it."""
 
     grace: float = 10.0
     drain: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class UpdatePolicy:
+class UpdatePolicy(Struct, frozen=True):
     """What becomes of a change that does not come up: `rollback` to what was ready before, or
     `keep` trying it; and whether what runs ends before its successor starts, or once that is
     ready."""
@@ -141,8 +132,7 @@ class UpdatePolicy:
     strategy: Strategy = "stop-first"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What an instance may take: beyond a `warn` it is told, beyond a `max` the instance is ended.
 
     Memory in bytes, CPU in percent of one core, restarts within so many seconds.
@@ -155,44 +145,35 @@ class Limits:
     restarts_window: float = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+class Pulled(Struct, frozen=True, tag_field="kind", tag="pulled"):
     """From the registry that the model's name begins with; `insecure` means without TLS."""
 
     insecure: bool = False
-    kind: Literal["pulled"] = "pulled"
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Struct, frozen=True, tag_field="kind", tag="built"):
     """By a Modelfile: its absolute path, and what it said when it was read."""
 
     path: str
     text: str
-    kind: Literal["built"] = "built"
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True, tag_field="kind", tag="imported"):
     """From GGUF files on disk: the model, and its projector where it has one."""
 
     files: tuple[InputFile, ...]
-    kind: Literal["imported"] = "imported"
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(Struct, frozen=True, tag_field="kind", tag="copied"):
     """Another name of the model `of`, which has its tag written out."""
 
     of: str
-    kind: Literal["copied"] = "copied"
 
 
 ModelOrigin = Pulled | Built | Imported | Copied
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(Struct, frozen=True):
     """A model that an Ollama instance is to have: `name` with its tag, as Ollama shows it.
 
     `preload`: in memory as soon as the server is ready. `keep_alive`: seconds after its last use
@@ -205,8 +186,7 @@ class ModelSpec:
     keep_alive: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSet:
+class ModelSet(Struct, frozen=True):
     """What an Ollama instance is to hold, and how. `store` is the folder of its own server.
 
     `prune`: what leaves `models` is deleted, not only unloaded. `verify`: seconds between two
@@ -221,8 +201,7 @@ class ModelSet:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Awaited:
+class Awaited(Struct, frozen=True):
     """A model that another instance is still to bring: until then there is nothing to start.
 
     `kept`: it has brought it, but where it cannot be found from here.
@@ -233,8 +212,7 @@ class Awaited:
     kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """Memory that an instance takes, in bytes by place. `declared`: its profile says so, else it is
     an estimate.
 
@@ -252,8 +230,7 @@ class Demand:
     declared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelFacts(Struct, frozen=True):
     """What people are told of a model, as its header or its server says: bytes, counts; empty or 0
     where nobody says. `modified` is an instant, `context` the tokens that it was trained with."""
 
@@ -268,8 +245,7 @@ class ModelFacts:
     capabilities: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OnDemand:
+class OnDemand(Struct, frozen=True):
     """Of an instance that is only started when somebody asks for it.
 
     `idle`: seconds after its last use until it is stopped; None leaves it running. `pin`: never
@@ -281,16 +257,14 @@ class OnDemand:
     preload: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Alternate:
+class Alternate(Struct, frozen=True):
     """The same instance on its second port: one that is started beside what runs needs another."""
 
     command: Command
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceSpec:
+class InstanceSpec(Struct, frozen=True):
     """One desired instance. `model` is what people call it; `inputs` what is really read.
 
     `attach` says whether a server that somebody else runs at the endpoint is to be used. `holds`

@@ -6,9 +6,10 @@ seconds of the boot clock, which never jumps; `since` is wall time, for people o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from orchestrator.core.cause import Mending
 from orchestrator.core.spec import InstanceSpec, ModelFacts
@@ -44,8 +45,7 @@ SERVING = frozenset({Phase.STARTING, Phase.READY, Phase.UNREADY})
 """Alive, and meant to stay so."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRef:
+class ProcessRef(Struct, frozen=True):
     """Which process, for good: a pid alone may be somebody else's tomorrow.
 
     `start_ticks` is field 22 of `/proc/PID/stat`, raw: unlike a time, it does not move with the
@@ -71,8 +71,7 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
+class ModelStatus(Struct, frozen=True):
     """One model of an instance as observed. `loaded`: in the memory of its server.
 
     `bytes_done` of `bytes_total` are of what is under way. `rested`: it was preloaded, and has
@@ -100,8 +99,7 @@ class ModelStatus:
         return self.state in (ModelState.PULLING, ModelState.BUILDING)
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """What the last inference probe found, and the seconds that it took."""
 
     kind: Literal["healthy", "slow", "down"]
@@ -111,8 +109,7 @@ class Health:
         return {"class": self.kind, "latency_s": self.latency_s}
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(Struct, frozen=True):
     """Something about an instance that somebody should know, as long as it is so."""
 
     kind: str
@@ -122,8 +119,7 @@ class Alert:
         return {"alert": self.kind, "message": self.message}
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedTo:
+class AttachedTo(Struct, frozen=True):
     """A server that somebody else runs: what can be seen of it. It is never signalled.
 
     `pid` and `start_ticks` (as in `ProcessRef`) are None where its process is not visible.
@@ -136,8 +132,7 @@ class AttachedTo:
     boot_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """A change that did not come up, and why: not tried again until it changes."""
 
     spec: InstanceSpec
@@ -145,8 +140,7 @@ class Rejected:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceStatus:
+class InstanceStatus(Struct, frozen=True):
     """One instance as observed. `spec` is what runs, or what was last tried."""
 
     name: str

@@ -9,7 +9,9 @@ event; the one before it, as `name~old`, is desired by nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.drift import Drift, live_drift, process_drift
 from orchestrator.core.event import Event, EventType
@@ -51,8 +53,7 @@ _HEEDED = (
 """What the daemon goes by while an instance runs: it is taken up before a successor is ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """What the plan compares. `follows` is, for each instance that goes on until its successor is
     ready, what it is to become, were it replaced where it runs."""
 

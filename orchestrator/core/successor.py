@@ -6,7 +6,7 @@ taken: instances to the fold and the executor, and none to people, who cannot gi
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from orchestrator.core.spec import Alternate, InstanceSpec
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import yaml
+from msgspec import Struct
 
 from orchestrator.core.problem import Problem
 from orchestrator.core.source import Source
 
 
-@dataclass(frozen=True, slots=True)
-class _Wording:
+class _Wording(Struct, frozen=True):
     """`pattern` finds the parser's own message; `opening` points at where the construct began."""
 
     pattern: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.gate import overlaps
 from orchestrator.core.gateway_spec import GATEWAY
@@ -14,8 +16,7 @@ from orchestrator.core.shared_store import Clash, clashes
 from orchestrator.core.spec import Desired, InstanceSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """Two instances that cannot both be applied: that of `file` contradicts what came before it,
     in `other` or in the same file. `path` is where it does, where that is not the whole instance.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.control.applied import Accepted, Rejected
 from orchestrator.core.event import Event
@@ -11,8 +12,7 @@ from orchestrator.runtime.notify import Notifier
 from orchestrator.runtime.state import AppliedSource
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What whoever starts it asks for. `first` is applied before anything else is loaded."""
 
     first: Sequence[AppliedSource] | None = None

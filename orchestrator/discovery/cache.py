@@ -10,9 +10,10 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from typing import Any
 from zlib import crc32
+
+from msgspec import Struct
 
 from orchestrator.core.catalog import Metadata
 from orchestrator.core.spec import FileIdentity
@@ -23,12 +24,11 @@ FORMAT = 1
 """Raise it when the same file would be read otherwise than before."""
 MAX_BYTES = 1 << 28
 
-_COLUMNS = tuple(field.name for field in fields(Metadata))
+_COLUMNS = Metadata.__struct_fields__
 _MAGIC = f"orchestrate headers {FORMAT} {','.join(_COLUMNS)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """Why a file is no use. It is remembered like everything else: its bytes will not change."""
 
     message: str

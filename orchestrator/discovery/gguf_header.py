@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+import struct
 from functools import partial
-from struct import Struct, calcsize
+
+from msgspec import Struct, field
 
 from orchestrator.discovery.gguf_tensors import Tensors, read_tensors
 from orchestrator.discovery.gguf_types import ARRAY, SCALAR_FORMATS, STRING
@@ -56,16 +57,15 @@ KEPT_ARRAYS = (".head_count", ".head_count_kv", ".sliding_window_pattern")
 
 Value = str | int | float | bool | tuple[int | float | bool, ...]
 
-_U32 = Struct("<I")
-_U64 = Struct("<Q")
-_PREFIX = Struct("<IQQ")
-_ELEMENTS = Struct("<IQ")
-_SCALARS = {code: Struct(form) for code, form in SCALAR_FORMATS.items()}
-_WIDTHS = {code: calcsize(form) for code, form in SCALAR_FORMATS.items()}
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_PREFIX = struct.Struct("<IQQ")
+_ELEMENTS = struct.Struct("<IQ")
+_SCALARS = {code: struct.Struct(form) for code, form in SCALAR_FORMATS.items()}
+_WIDTHS = {code: struct.calcsize(form) for code, form in SCALAR_FORMATS.items()}
 
 
-@dataclass(slots=True)
-class Header:
+class Header(Struct):
     """Scalars and the few texts and arrays that are of use, by key; of other arrays the length.
 
     `tensors` is None, and `complete` False, when only what stands before the vocabulary was read.
@@ -205,7 +205,7 @@ class _Reader:
             raise HeaderError(f"has an array of type {kind} for {key[:80]!r}, which none can load")
         if count <= FEW and key.endswith(KEPT_ARRAYS) and self._arrays < MAX_ARRAYS:
             self._arrays += 1
-            form = Struct(f"<{count}{SCALAR_FORMATS[kind][1]}")
+            form = struct.Struct(f"<{count}{SCALAR_FORMATS[kind][1]}")
             header.values.setdefault(key, window.unpack(form))
         else:
             window.skip(count * width)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.core.catalog import Metadata, Purpose
 from orchestrator.discovery.gguf_header import Header, read_header
@@ -41,8 +43,7 @@ _THINKING = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What one GGUF file is. `projects_to` is the embedding size a projector feeds."""
 
     kind: Kind

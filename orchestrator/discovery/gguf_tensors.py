@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
 from math import prod
-from struct import Struct
+
+from msgspec import Struct
 
 from orchestrator.discovery.gguf_types import TENSOR_TYPES
 from orchestrator.discovery.gguf_window import HeaderError, Window
@@ -14,13 +15,12 @@ MAX_NAME = 1 << 16
 CLASSIFIERS = frozenset({b"cls.weight", b"cls.output.weight"})
 """Tensors that only a reranker has."""
 
-_U32 = Struct("<I")
-_U64 = Struct("<Q")
-_SHAPES = tuple(Struct(f"<{dimensions}QIQ") for dimensions in range(MAX_DIMENSIONS + 1))
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_SHAPES = tuple(struct.Struct(f"<{dimensions}QIQ") for dimensions in range(MAX_DIMENSIONS + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(Struct, frozen=True):
     """What the tensor table adds up to. `elements` counts them by tensor type."""
 
     count: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.catalog import CatalogError
 from orchestrator.core.problem import listing
@@ -17,8 +18,7 @@ _PRECISIONS = ("f16", "bf16", "q8_0", "f32")
 """The order in which projectors of one model are preferred."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artefact:
+class Artefact(Struct, frozen=True):
     """One model by its files: `parts` in order, the first is the one to load."""
 
     stem: str
@@ -33,8 +33,7 @@ class Artefact:
         return sum(part.identity.size for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """What the GGUF files of one folder are."""
 
     models: tuple[Artefact, ...]
@@ -75,8 +74,7 @@ def stem_of(path: str) -> str:
     return name[:-5] if name.lower().endswith(".gguf") else name
 
 
-@dataclass(frozen=True, slots=True)
-class Companions:
+class Companions(Struct, frozen=True):
     """The projectors of one folder: path and the embedding size each feeds, preferred first.
 
     In a folder of one model (in any number of quantisations: `alone`) they are its own. Among

@@ -10,8 +10,9 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from orchestrator.core.naming import DEFAULT_NAMESPACE, DEFAULT_REGISTRY
 from orchestrator.core.tag import BadTagError, canonical
@@ -29,8 +30,7 @@ class StoreError(Exception):
     """What is wrong with one manifest, as the end of a sentence that begins with its path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """One content of a model: what it is (`kind`, a media type), its digest as hex digits, and its
     size in bytes where the manifest says it."""
 
@@ -44,8 +44,7 @@ class Layer:
         return f"sha256-{self.digest}"
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """One tag of a store, by the file at `path`. Whether its blobs are there is another matter."""
 
     tag: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.core.catalog import CatalogError, Metadata
 from orchestrator.discovery.ollama_manifest import (
@@ -28,8 +29,7 @@ ADAPTER_LAYER = "application/vnd.ollama.image.adapter"
 TENSOR_LAYER = "application/vnd.ollama.image.tensor"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredModel:
+class StoredModel(Struct, frozen=True):
     """One tag of a store: the blobs are absolute paths of files that exist.
 
     `unfit` is why llama-server cannot run it, as the end of a sentence that begins with its name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.catalog import Source
 
@@ -12,8 +13,7 @@ SYSTEM_OLLAMA = "/usr/share/ollama/.ollama/models"
 """Where the installer's system service keeps its models."""
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(Struct, frozen=True):
     """A folder to look into. One that somebody `named` must exist; a usual one may be missing."""
 
     source: Source

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from orchestrator.core.catalog import Catalog, CatalogError, Model, Source
 from orchestrator.core.spec import FileIdentity

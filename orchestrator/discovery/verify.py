@@ -12,8 +12,9 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from orchestrator.core.spec import FileIdentity
 from orchestrator.discovery.gguf_header import HeaderError, read_header
@@ -33,8 +34,7 @@ CHUNK = 1 << 20
 Reason = Literal["vanished", "corrupt", "unreadable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What is wrong with one file, and which models (`refs`) suffer from it.
 
     `message` continues the path. `unreadable` says nothing of the content: who asks may not look.
@@ -47,8 +47,7 @@ class Fault:
     source: Literal["ollama", "file"] = "ollama"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One file to look at. With a `digest` (hex) all of it is read and hashed, else its structure.
 
     `size` is what it should have, None where nothing says it. `manifests` are the files that want
@@ -76,8 +75,7 @@ class Tally:
             self.done += count
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(Struct, frozen=True):
     """What is plainly wrong with a model (`fault`); its blobs, and which files they are (`seen`, by
     path). The blobs are all of them only where nothing is wrong."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.discovery.ollama_manifest import Layer, Manifest
 from orchestrator.discovery.ollama_store import read_manifests
 from orchestrator.discovery.verify import Check, Fault, check_of
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """What there is to check, and what is wrong before a byte is read."""
 
     checks: list[Check] = field(default_factory=list[Check])

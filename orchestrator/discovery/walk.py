@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.catalog import CatalogError
 from orchestrator.core.spec import FileIdentity
@@ -19,8 +20,7 @@ MAX_REF = 256
 HUB_PREFIX = "models--"
 
 
-@dataclass(frozen=True, slots=True)
-class GgufFile:
+class GgufFile(Struct, frozen=True):
     """One file as it was found. `real` is where its bytes are, the same for two links to them.
 
     `hub` is `org/name/FILE` for a file of a Hugging Face cache, else empty.

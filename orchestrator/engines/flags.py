@@ -7,9 +7,10 @@ releases. `help_parser` makes a table from the text; here is only what is needed
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, cast
+
+from msgspec import Struct, to_builtins
 
 Kind = Literal["bare", "pair", "value", "two"]
 """`bare` and `pair` take no value, `two` takes two of them."""
@@ -18,8 +19,7 @@ TRUSTED_ENTRIES = 50
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Struct, frozen=True, omit_defaults=True):
     """One entry of the help. `key` is how profiles and plans spell it, whatever its aliases."""
 
     key: str
@@ -61,8 +61,7 @@ class Flag:
         return self.positive + self.negative
 
 
-@dataclass(frozen=True)
-class FlagTable:
+class FlagTable(Struct, frozen=True, dict=True):
     """Every flag of one binary, found by any of its spellings."""
 
     flags: tuple[Flag, ...]
@@ -123,11 +122,7 @@ def longest(names: Sequence[str]) -> str:
 
 
 def _row_as_json(flag: Flag) -> dict[str, Any]:
-    return {
-        item.name: value
-        for item in fields(Flag)
-        if (value := getattr(flag, item.name)) != item.default or item.default is MISSING
-    }
+    return to_builtins(flag)
 
 
 def _row_from_json(row: Any) -> Flag:

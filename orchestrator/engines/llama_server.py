@@ -7,7 +7,7 @@ there: it is handed over in the environment variable that the help names for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from orchestrator.core.engine import Launch, LaunchRequest
 from orchestrator.core.problem import Path
@@ -39,8 +39,7 @@ def is_secret_flag(name: str) -> bool:
     return key in SECRET_ENV or is_secret_name(key)
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(Struct):
     """The pieces of one command. `addressing` are the values that decide where it is reached."""
 
     words: list[str] = field(default_factory=list[str])

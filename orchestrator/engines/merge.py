@@ -7,7 +7,8 @@ may not be set at all is refused here, with what to write instead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.engine import FlagValue, Issue, Layer
 from orchestrator.core.problem import Path, did_you_mean
@@ -37,8 +38,7 @@ _INSTALL = (
 )
 
 
-@dataclass(slots=True)
-class Findings:
+class Findings(Struct):
     """The issues of one launch, in the order in which they were found."""
 
     issues: list[Issue] = field(default_factory=list[Issue])
@@ -57,8 +57,7 @@ class Findings:
         return any(not issue.warning for issue in self.issues)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One flag as it stands after merging, and where it was last declared."""
 
     flag: Flag
@@ -66,8 +65,7 @@ class Setting:
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Merger:
+class Merger(Struct, frozen=True):
     """Merges layers by one binary's table. `program` is what messages call that binary."""
 
     table: FlagTable

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.nodes import shown
@@ -23,8 +24,7 @@ TRUSTED_VARIABLES = 8
 _VARIABLE = re.compile(r"^\s+(OLLAMA_[A-Z0-9_]+)\s{2,}(\S.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Variables:
+class Variables(Struct, frozen=True):
     """What `ollama serve --help` lists: each setting in small letters, and what it is for."""
 
     about: Mapping[str, str]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from orchestrator.core.engine import FlagValue
 from orchestrator.core.problem import did_you_mean, listing
@@ -31,8 +32,7 @@ class BadValueError(ValueError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(Struct, frozen=True):
     """`words` are the flag and its values as argv takes them, none when the value says "not set".
 
     `doubt` is a warning: the value is passed on, though the help does not mention it.

@@ -10,8 +10,9 @@ import asyncio
 import json
 import os
 import time
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.message import Request
 from orchestrator.gateway.record import Record
@@ -31,8 +32,7 @@ MUCH = 64 << 10
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(slots=True)
-class AccessLog:
+class AccessLog(Struct):
     """`fd` is the gateway's own output, which is its log as that of any instance. `requests`: `all`
     of them, `errors` or `off`; `content`: with what was asked."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, cast
+
+from msgspec import Struct
 
 from orchestrator.gateway.message import Headers
 
@@ -25,8 +26,7 @@ WORTHWHILE = 256
 to read a long one anew than to share an engine with somebody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """What is alike for all requests that should be served by the same.
 
     `session`: a client says that they belong together, so they are also of one side where weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from orchestrator.gateway import form, ollama_ask
 from orchestrator.gateway.answers import Protocol
@@ -12,8 +12,7 @@ from orchestrator.gateway.record import Record
 from orchestrator.gateway.table import Route, Target
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """A request whose route is known. `path` is what the instance is asked for."""
 
     request: Request

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.affinity import Key, rank
 from orchestrator.gateway.table import Aim, Target
@@ -14,8 +15,7 @@ Load = Callable[[Target], float]
 """How busy a target is, of what it can take: 1 or more has no free slot."""
 
 
-@dataclass(slots=True)
-class Turns:
+class Turns(Struct):
     """Chooses among aims: first the side, where weights divide a name, then a target in it.
 
     A side gets its share in the long run exactly (smooth weighted round robin); a session stays

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from orchestrator.core.origin import host_of, is_address, is_loopback, netloc_of
 from orchestrator.gateway.message import Headers, Request
@@ -39,8 +40,7 @@ class Refused(NamedTuple):
     hint: str = ""
 
 
-@dataclass(slots=True)
-class Door:
+class Door(Struct):
     """`token` is what clients must send, if anything, or one of `tokens`, which change with the
     table; `names` is what this machine is called.
 

@@ -10,8 +10,10 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from orchestrator.core.gateway_spec import Trigger
 from orchestrator.gateway import answers, cloud, early, form
@@ -67,8 +69,7 @@ class _NextError(Exception):
         self.message, self.hint, self.again = message, hint, again
 
 
-@dataclass(slots=True)
-class _Leg:
+class _Leg(Struct):
     """One of the ways to serve a request. `falls` are the reasons for which there is another."""
 
     route: Route
@@ -77,8 +78,7 @@ class _Leg:
     """When it is slow, by the loop's clock."""
 
 
-@dataclass(slots=True)
-class Exchanges:
+class Exchanges(Struct):
     """All that is under way."""
 
     room: Room

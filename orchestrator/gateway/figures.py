@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.record import Record
 from orchestrator.gateway.rises import Rises
@@ -78,8 +79,7 @@ ENOUGH = 10
 nothing."""
 
 
-@dataclass(slots=True)
-class _Of:
+class _Of(Struct):
     """All requests, or those of one instance. What is 0 is not told."""
 
     outcomes: Counter[str] = field(default_factory=Counter[str])
@@ -124,8 +124,7 @@ class _Of:
         return {key: value for key, value in rows.items() if value} | times
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(Struct):
     """Requests for one name, or of one client. `last`: when each of the last ones was over, and
     whether a fallback has served it."""
 
@@ -158,8 +157,7 @@ class _Asked:
         }
 
 
-@dataclass(slots=True)
-class Figures:
+class Figures(Struct):
     """Counts since the gateway began."""
 
     _whole: _Of = field(default_factory=_Of)

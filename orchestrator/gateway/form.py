@@ -7,7 +7,8 @@ model is called otherwise where it goes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"\r\n]{1,200})"|([^;\s"]{1,200}))', re.IGNORECASE)
 _NAMED_MODEL = re.compile(
@@ -22,8 +23,7 @@ PARTS = 1000
 """Parts that are looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Where the value of the field stands."""
 
     begin: int

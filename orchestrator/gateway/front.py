@@ -7,9 +7,10 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
+
+from msgspec import Struct, field
 
 from orchestrator.core.problem import did_you_mean
 from orchestrator.core.problem import listing as listed
@@ -91,8 +92,7 @@ def _nobody(_record: Record) -> None:
     """Nobody wants to know."""
 
 
-@dataclass(slots=True)
-class Front:
+class Front(Struct):
     """Answers every request of every client. `begun` is called with each as it comes, `told` when
     it is over."""
 

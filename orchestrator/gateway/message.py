@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
+
+from msgspec import Struct
 
 Headers = list[tuple[bytes, bytes]]
 """As they came, in order; names in lower case."""
@@ -39,8 +40,7 @@ REMEMBERED = 16 << 10
 """Bytes of a body that are kept while it is answered, which may take hours."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """A whole request of a client."""
 
     method: bytes
@@ -50,9 +50,9 @@ class Request:
     keep_alive: bool
     chunked_is_known: bool
     """False for HTTP/1.0, where the end of the connection is the end of an answer."""
-    path: str = field(init=False)
+    path: str = ""
     """The target without its query."""
-    _first: dict[bytes, bytes] = field(init=False)
+    _first: dict[bytes, bytes] = {}
 
     def __post_init__(self) -> None:
         self.path = self.target.partition(b"?")[0].decode("latin-1")

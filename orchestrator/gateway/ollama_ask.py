@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, cast
+
+from msgspec import Struct
 
 Form = Literal["chat", "generate", "completion", "embed", "embeddings"]
 """What kind of answer the client awaits; `completion` is a text that no template was put around."""
@@ -27,8 +28,7 @@ class AskError(Exception):
         self.message, self.hint = message, hint
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """The request for llama-server. Without a `body` nothing is computed: the client wants the
     model to be there, or has given nothing to work on."""
 

@@ -4,8 +4,9 @@ what is of the wrong type is not there."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import cast
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.ollama_ask import Form, Json
 
@@ -13,8 +14,7 @@ _REASONS = {"stop": "stop", "eos": "stop", "word": "stop", "limit": "length", "l
 """Why an answer ended, in Ollama's words; what is not here is a stop."""
 
 
-@dataclass(slots=True)
-class Part:
+class Part(Struct):
     """A piece of an answer, or what is known of it in all. Seconds; `reason` is why it ended."""
 
     text: str = ""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.ollama_ask import Asked, Form, Json
 from orchestrator.gateway.ollama_parts import Part, embeddings, error_text, part_of
@@ -24,8 +25,7 @@ WHOLE = 256 << 20
 """Bytes of an answer that is no stream, beyond which it is no answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """What the client called the model, and clocks: wall-clock seconds; seconds since the request
     came, and those of them in which it waited for its turn."""
 
@@ -210,8 +210,7 @@ class Nothing(Say):
         return as_line({**row, "done": True, "done_reason": "load"})
 
 
-@dataclass(slots=True)
-class Pieces:
+class Pieces(Struct):
     """An answer that is looked at when it is whole."""
 
     _kept: list[bytes] = field(default_factory=list[bytes])

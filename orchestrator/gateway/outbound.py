@@ -7,11 +7,11 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import cast
 
 import httptools
+from msgspec import Struct, field
 
 from orchestrator.core.origin import is_address, is_loopback
 from orchestrator.gateway.message import Headers
@@ -48,8 +48,7 @@ class LostError(Exception):
         self.sent = sent
 
 
-@dataclass(slots=True)
-class Head:
+class Head(Struct):
     """The beginning of an answer."""
 
     status: int
@@ -249,8 +248,7 @@ class Outbound(asyncio.Protocol):
             self._end.set_result(None)
 
 
-@dataclass(slots=True)
-class Pool:
+class Pool(Struct):
     """The connections that are open and idle, by address."""
 
     _idle: dict[Key, deque[Outbound]] = field(default_factory=dict[Key, deque[Outbound]])

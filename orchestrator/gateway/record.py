@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from orchestrator.gateway.flow import Flow, Tokens
 from orchestrator.gateway.message import Headers
@@ -18,8 +18,7 @@ STREAMS = (b"text/event-stream", b"application/x-ndjson")
 _NOTHING = Tokens()
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(Struct, eq=False):
     """One request; times are seconds of the loop's clock.
 
     `client` is who is to be treated fairly, for people; `named`: its token has that name. `lost`:

@@ -12,8 +12,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from orchestrator.gateway.affinity import Key
 from orchestrator.gateway.choice import Choice, Turns
@@ -74,8 +75,7 @@ def _less(counts: Counter[Any], key: object) -> None:
         del counts[key]
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
+class _Waiter(Struct, eq=False):
     client: str
     priority: int
     arrived: int
@@ -86,8 +86,7 @@ class _Waiter:
     turn: asyncio.Future[Seat]
 
 
-@dataclass(slots=True)
-class Seat:
+class Seat(Struct):
     """What a request holds while it is served."""
 
     aim: Aim
@@ -99,8 +98,7 @@ class Seat:
     """It is only looked at, which is no use of it."""
 
 
-@dataclass(slots=True)
-class Room:
+class Room(Struct):
     """One for the gateway. `size` bounds who waits for one target, None: by its slots; `deadline`
     (seconds) for how long."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from orchestrator.core.gateway_spec import TRIGGERS
 from orchestrator.gateway.outbound import Address
 
@@ -112,8 +114,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Aim:
+class Aim(Struct, frozen=True):
     """One way to serve a name: a target, and what to call the model there.
 
     Aims with the same `side` are alike; `weight` is the share of the side among those of its name.
@@ -125,8 +126,7 @@ class Aim:
     side: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A name that clients may ask for: who serves it, and what to fall back to, in order.
 
     `slow` is the seconds to the first byte after which the next is tried; None waits. `on` are the

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.gateway.message import Request
 from orchestrator.gateway.table import Token
@@ -17,8 +18,7 @@ PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 """What `x-priority` may say: who is served first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
+class Visitor(Struct, frozen=True):
     """`client` is for people, and for fairness: `named` if it is the name of its token. The least
     `priority` comes last."""
 

@@ -13,7 +13,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.spec import FileIdentity
 from orchestrator.errors import InputError
@@ -35,8 +36,7 @@ _INSTALL_OLLAMA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """A program to look for: what it is called, which variable names it, and where it may lie."""
 
     name: str
@@ -75,8 +75,7 @@ OLLAMA = Program(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FoundBinary:
+class FoundBinary(Struct, frozen=True):
     """A program that can be run as an engine.
 
     `path` and `identity` are the file whose replacement makes a running instance stale.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.runtime.families import Families
 from orchestrator.runtime.identity import all_stats
@@ -11,8 +12,7 @@ from orchestrator.runtime.identity import all_stats
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
+class Effort(Struct, frozen=True):
     """Since their start: seconds computed, or waited for a core; bytes read from disk.
 
     Waiting for a core counts, for a machine that is short of them does not make a server hang.

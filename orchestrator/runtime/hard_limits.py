@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.export_systemd import LEAF
 from orchestrator.runtime import cgroups
@@ -24,8 +25,7 @@ ALONG = {"memory.swap.max": "0", "memory.oom.group": "1"}
 _PREFIX = "instance-"
 
 
-@dataclass(frozen=True, slots=True)
-class HardLimits:
+class HardLimits(Struct, frozen=True):
     """The group that is ours to divide; empty where there is none."""
 
     folder: str = ""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from orchestrator.core.status import ProcessRef
 
@@ -156,8 +157,7 @@ def group_members(leader: ProcessRef) -> list[ProcessRef]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Owned:
+class Owned(Struct, frozen=True):
     """A process that carries our mark. `leads` is True for the one that we started."""
 
     instance: str

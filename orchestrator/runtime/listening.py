@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.errors import InputError
 
@@ -13,8 +14,7 @@ USUAL = 7717
 """The port on loopback, where none was said and nobody has it: a page that was open finds back."""
 
 
-@dataclass(frozen=True, slots=True)
-class TcpListener:
+class TcpListener(Struct, frozen=True):
     """A socket that listens, and how it is reached from this machine."""
 
     sock: socket.socket

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_BYTES = 16 * 1024 * 1024
 """A log that is longer is rotated while its process runs."""
@@ -19,8 +20,7 @@ KEEP = 4
 """Older files kept, `.1` being the youngest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Logs:
+class Logs(Struct, frozen=True):
     """The log folder of one state folder."""
 
     folder: str

@@ -6,16 +6,17 @@ may be lost: that costs making each model once more, of parts that are all there
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any, cast
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from orchestrator.runtime.json_file import read_document, write_document
 
 KEPT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """What came of it (`digest`, of the manifest), of which recipe, on which base, if on one."""
 
     digest: str

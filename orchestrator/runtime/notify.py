@@ -11,7 +11,8 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What the init system sets for the process that it started, and for no other."""
@@ -20,8 +21,7 @@ MAX_STATUS = 200
 """Characters of a status line: `systemctl status` shows one line of a terminal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Notifier:
+class Notifier(Struct, frozen=True):
     """Where to tell it, if anywhere. `watchdog` is how many seconds may pass between two signs of
     life before the init system ends this process; None when it does not watch."""
 

@@ -11,10 +11,11 @@ import json
 import os
 import ssl
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from orchestrator.errors import OrchestrateError
 
@@ -33,8 +34,7 @@ class CallError(OrchestrateError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Struct, frozen=True):
     """A model as a server lists it. `modified_ns` is the time of its manifest's file."""
 
     name: str
@@ -43,8 +43,7 @@ class Listed:
     modified_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One line of a pull: what is done, and of a layer (`digest`) how many bytes are there."""
 
     status: str

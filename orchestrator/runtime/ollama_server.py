@@ -12,9 +12,10 @@ import importlib
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import Struct
 
 from orchestrator.core.provision import Tag
 from orchestrator.core.spec import Endpoint, ModelFacts
@@ -45,8 +46,7 @@ class OllamaUnreachableError(Exception):
     """No answer, or one that broke off. It says nothing of what was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """A model in memory, as `/api/ps` shows it. `expires_at` is wall-clock seconds."""
 
     name: str
@@ -55,8 +55,7 @@ class Running:
     context: int
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """A line of a pull or a build; bytes are of one layer (`digest`), where there is one."""
 
     status: str
@@ -65,8 +64,7 @@ class Progress:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What `/api/show` tells of a model that matters here. `blobs` are the hex digests of its
     weights and projectors, the weights first."""
 

@@ -12,7 +12,8 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from orchestrator.core.cause import OomKind
 from orchestrator.runtime import cgroups
@@ -22,16 +23,14 @@ _SLACK = 5.0
 _MOST_RECORDS = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Count:
+class _Count(Struct, frozen=True):
     """Of one control group: kills for want of memory, and how often its own limit was hit."""
 
     kills: int
     limited: int
 
 
-@dataclass(slots=True)
-class OomWatch:
+class OomWatch(Struct):
     """Looks after one process. `look` now and then while it lives, `verdict` once it is gone."""
 
     pid: int

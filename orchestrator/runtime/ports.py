@@ -8,7 +8,8 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator.core.secret import masked_argv
 from orchestrator.core.status import ProcessRef
@@ -18,8 +19,7 @@ from orchestrator.runtime.socket_table import Listener
 from orchestrator.runtime.socket_table import listeners as listeners
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """The process behind a listener, as far as it may be seen."""
 
     pid: int | None

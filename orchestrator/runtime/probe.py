@@ -11,9 +11,10 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Self
+
+from msgspec import Struct
 
 from orchestrator.core.spec import Endpoint
 
@@ -85,8 +86,7 @@ class HttpProbe:
             await connection.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An HTTP answer, whole."""
 
     status: int

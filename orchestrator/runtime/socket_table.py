@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY = 20
@@ -28,8 +29,7 @@ _ANSWER = struct.Struct("=4x2s2x16s40xII")
 """`inet_diag_msg`: port and address as they travel, at the end uid and inode."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """One listening socket. `inode` names it in `/proc/PID/fd`; 0 when its owner is gone."""
 
     host: str

@@ -14,14 +14,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
+from msgspec import DecodeError, Struct
+from msgspec.json import Decoder, encode
 
 from orchestrator.core.event import Event
 from orchestrator.core.resolved import ResolvedFile
@@ -43,17 +42,16 @@ CREATE INDEX events_by_instance ON events (instance, id);
 
 
 @cache
-def _status_rows() -> TypeAdapter[InstanceStatus]:
+def _status_rows() -> Decoder[InstanceStatus]:
     """Made at its first use: most commands only look whether there is a store."""
-    return TypeAdapter(InstanceStatus)
+    return Decoder(InstanceStatus)
 
 
 class StoreError(Exception):
     """The store cannot be written or read now: disk full, folder gone, file torn."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedSource:
+class AppliedSource(Struct, frozen=True):
     """One file or folder that was applied, with all that is needed to resolve it again.
 
     `env` is what the caller's shell gave; `cwd` where it stood.
@@ -65,8 +63,7 @@ class AppliedSource:
     cwd: str
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """The applied set. `files` is what its files meant when they were last valid: a file that is
     broken later, or gone, changes nothing, across daemons too."""
 
@@ -77,14 +74,8 @@ class Applied:
 
 
 @cache
-def _applied_rows() -> TypeAdapter[Applied]:
-    return TypeAdapter(Applied)
-
-
-def _as_json(row: InstanceStatus | Applied) -> str:
-    """Without the adapters that read it again: a daemon that begins with nothing needs none of
-    them, and to make them takes longer than to resolve a profile. Raises ValueError."""
-    return to_json(row, inf_nan_mode="null").decode()
+def _applied_rows() -> Decoder[Applied]:
+    return Decoder(Applied)
 
 
 class Store:
@@ -116,7 +107,7 @@ class Store:
         try:
             try:
                 return cls(_connect(path))
-            except (sqlite3.DatabaseError, ValidationError, ValueError) as error:
+            except (sqlite3.DatabaseError, ValueError) as error:
                 if _is_about_the_disk(error):
                     raise
                 set_aside = _rename_all(path)
@@ -140,8 +131,8 @@ class Store:
         found: Observed = {}
         for name, data in self._db.execute("SELECT name, data FROM instances"):
             try:
-                found[name] = _status_rows().validate_json(data)
-            except ValidationError:
+                found[name] = _status_rows().decode(data)
+            except DecodeError:
                 continue
         self._saved = dict(found)
         return found
@@ -178,7 +169,7 @@ class Store:
                 self._put_applied()
                 self._db.executemany(
                     "INSERT OR REPLACE INTO instances VALUES (?, ?)",
-                    [(s.name, _as_json(s)) for s in changed],
+                    [(s.name, encode(s).decode()) for s in changed],
                 )
                 self._db.executemany("DELETE FROM instances WHERE name = ?", [(n,) for n in gone])
                 self._insert(kept)
@@ -247,8 +238,8 @@ class Store:
         """The applied set; None when nothing was ever applied, or it cannot be read."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'applied'").fetchone()
         try:
-            return _applied_rows().validate_json(row[0]) if row else None
-        except ValidationError:
+            return _applied_rows().decode(row[0]) if row else None
+        except DecodeError:
             return None
 
     def save_applied(self, applied: Applied, ports: Mapping[str, int]) -> None:
@@ -258,7 +249,7 @@ class Store:
         """
         self._ports.update(ports)
         try:
-            self._applied = _as_json(applied)
+            self._applied = encode(applied).decode()
             with self._db:
                 self._put_applied()
         except (sqlite3.Error, ValueError) as error:

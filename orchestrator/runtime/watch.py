@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.runtime.beat import until_beat
 from orchestrator.runtime.places import Places, Stamp, places_of, stamp
@@ -33,8 +35,7 @@ LONGEST_BURST = 2.0
 """Seconds after which a burst that does not end is told nevertheless."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sight:
+class _Sight(Struct, frozen=True):
     """What is watched, how it looks, and where a change to it shows."""
 
     paths: list[str]

@@ -10,11 +10,11 @@ import contextlib
 import getpass
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.control import attachment, model_upkeep
 from orchestrator.control.adoption import take_over

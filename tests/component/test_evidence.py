@@ -90,7 +90,7 @@ async def _watched(folder: Path, program: str, meanwhile: Callable[[Watched], An
             owner=("ORCHESTRATE_TEST", "a"),
             log=log.fileno(),
         )
-    watched = Watched("a", "s1", running, 0.0, lambda _: spec)
+    watched = Watched("a", "s1", running, 0.0, lambda _: spec, OomWatch(running.ref.pid))
     meanwhile(watched)
     await monitor.watch(watched, bus=bus, logs=Logs(str(folder)))
     return [item for item in bus.drain() if isinstance(item, Event)]
@@ -176,7 +176,9 @@ def test_a_process_that_is_gone_is_not_kept_whatever_goes_wrong(
             raise OSError(24, "Too many open files")
 
         monkeypatch.setattr(monitor, "watch", broken)
-        made._watched["a"] = watched = Watched("a", "s1", running, 0.0, lambda _: spec)
+        made._watched["a"] = watched = Watched(
+            "a", "s1", running, 0.0, lambda _: spec, OomWatch(running.ref.pid)
+        )
         with suppress(OSError):
             await made._watch_to_the_end(watched)
         # As long as it runs it has to be there for a stop.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.control.health import Silence, health
 from orchestrator.core.liveness import Verdict

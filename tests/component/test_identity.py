@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.status import ProcessRef
 from orchestrator.runtime.identity import (

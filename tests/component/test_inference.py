@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.control.inference import InferenceProbe
 from orchestrator.core.liveness import Verdict

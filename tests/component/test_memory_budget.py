@@ -9,10 +9,10 @@ import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.spec import Demand

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.status import ProcessRef
 from orchestrator.runtime.identity import ref_of

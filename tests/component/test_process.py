@@ -9,11 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.spec import Command
 from orchestrator.core.status import ProcessRef

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orchestrator.core.cause import Mending, Seen
 from orchestrator.core.event import Event, EventType
@@ -151,7 +151,9 @@ def event(number: int, kind: EventType = EventType.READY, instance: str = "a") -
 
 def test_every_field_of_a_status_comes_back(path: str) -> None:
     plain = InstanceStatus("a", Phase.STOPPED, spec())
-    same = [f.name for f in fields(plain) if getattr(plain, f.name) == getattr(FULL_STATUS, f.name)]
+    same = [
+        f for f in InstanceStatus.__struct_fields__ if getattr(plain, f) == getattr(FULL_STATUS, f)
+    ]
     assert same == ["name"], "the example differs from the defaults in every field"
     with opened(path) as store:
         store.save({"a": FULL_STATUS, "b": status(B)})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orchestrator.core.admission import DOUBT, HOST, LOOK_AGAIN, Budget, Ledger, Room, excesses
 from orchestrator.core.plan import Verb, make_plan

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.cause import Cause, Evidence, FileFact, Mending, Seen, condemned, judge
 from orchestrator.core.cause_table import KINDS, RULES

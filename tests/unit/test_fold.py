@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.failure import STABLE_AFTER

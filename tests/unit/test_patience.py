@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from orchestrator.cli import apply, status
 from orchestrator.core.status import InstanceStatus, ModelState, ModelStatus, Phase

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orchestrator.core.provision import Do, Ground, Tag, dropped, due, lacking, present
 from orchestrator.core.refusal import TRIES, Trial, after_failure, build_refusal, refusal

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.convergence import Convergence
 from orchestrator.core.plan import Plan, Waiting

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.drift import input_drift, live_drift, restart_drift
 from orchestrator.core.field_class import LIVE, RESTART, SPEC_FIELDS

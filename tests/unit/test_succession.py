@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.core.admission import HOST, Budget, Room
 from orchestrator.core.convergence import convergence

@@ -3,10 +3,9 @@ took."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orchestrator.control.tally import PASS_BOUNDS, START_BOUNDS, UNKNOWN, Spread, Tally
 from orchestrator.core.event import AGAIN, Event, EventType

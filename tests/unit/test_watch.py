@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.cli.cells import wide
 from orchestrator.cli.watch_actions import VERBS, Doing, question

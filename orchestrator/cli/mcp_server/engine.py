@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import Struct
 
 from orchestrator.cli.mcp_server.desk import in_thread
 from orchestrator.errors import OrchestrateError
@@ -21,8 +22,7 @@ LONGEST_LINE = 1 << 20
 LONGEST_ERROR = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What is asked of a model. `raw`: the prompt as it is, without the model's chat template."""
 
     prompt: str
@@ -34,8 +34,7 @@ class Wanted:
     raw: bool
 
 
-@dataclass(slots=True)
-class Piece:
+class Piece(Struct):
     """What comes at once. The last one says how it ended, and what was counted."""
 
     text: str = ""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
+from msgspec import Struct
 from pydantic import Field
 
 from orchestrator.cli.mcp_server import answers
@@ -22,8 +22,7 @@ from orchestrator.errors import OrchestrateError
 DOWN = frozenset({"stopped", "failed", "backoff"})
 
 
-@dataclass(slots=True)
-class Steps:
+class Steps(Struct):
     """What had to be done."""
 
     applied: str = ""

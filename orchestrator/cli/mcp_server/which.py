@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from orchestrator.core.problem import did_you_mean, listing
 from orchestrator.core.tag import BadTagError, canonical
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.core.parse import LoadedProfile
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What a name means. `model` is one of an Ollama instance, empty for the instance as it is;
     `profile` is the file to apply first, empty where the instance is applied already."""
 
