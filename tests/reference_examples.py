@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from orchestrator.cli.finding import Finding
 from orchestrator.core.catalog import Metadata, Model, model_json
@@ -116,7 +116,7 @@ def requests() -> Iterator[str]:
     target = {"name": "coder", "phase": "ready"}
     known = {"names": [{"name": "coder", "aims": [{"target": "coder"}]}], "targets": [target]}
     [shown] = names_shown(known)
-    named = {**shown, **NameFigures().model_dump()}
+    named = {**shown, **asdict(NameFigures())}
     same(named, text.NAMED, "keys of a name")
     yield json_block({"names": [named]})
     yield table(("key", "means"), pairs(text.NAMED))

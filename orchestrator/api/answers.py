@@ -7,7 +7,8 @@ import contextlib
 import json
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from msgspec import ValidationError, convert
+from msgspec.json import encode
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -41,9 +42,9 @@ class Document(JSONResponse):
 
 def encoded(content: Any) -> bytes:
     """JSON as it is sent."""
-    # Three times as quick, and nearly always in ASCII of its own accord.
-    with contextlib.suppress(PydanticSerializationError):
-        if (raw := to_json(content)).isascii():
+    # Ten times as quick, and nearly always in ASCII of its own accord.
+    with contextlib.suppress(UnicodeEncodeError):
+        if (raw := encode(content)).isascii():
             return raw
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
@@ -106,13 +107,10 @@ async def bytes_in(request: Request, *, limit: int = MAX_BODY) -> bytes:
 
 def sources_in(body: dict[str, Any]) -> list[AppliedSource]:
     """What `apply`, `plan` and `validate` name. Raises `InputError`."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        raw = encoded(body.get("sources"))
-        found = TypeAdapter(list[AppliedSource]).validate_json(raw, strict=True)
+        found = convert(body.get("sources"), list[AppliedSource])
     except ValidationError as wrong:
-        raise InputError(f"'sources' is not as expected: {wrong.errors()[0]['msg']}") from wrong
+        raise InputError(f"'sources' is not as expected: {wrong}") from wrong
     for source in found:
         for path in (source.path, source.cwd):
             if not path.startswith("/") or "\0" in path:

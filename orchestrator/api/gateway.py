@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from pydantic import ValidationError
+from msgspec import ValidationError, convert
+from msgspec.json import schema_components
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -15,6 +16,9 @@ from orchestrator.api.reach import Control
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.figures import Figures
 from orchestrator.errors import InputError
+
+_, _DEFINED = schema_components((Figures,), ref_template="#/$defs/{name}")
+_FIGURES = {**_DEFINED["Figures"], "$defs": _DEFINED}
 
 
 class Gateway:
@@ -43,7 +47,7 @@ class Gateway:
                 self.figures,
                 "The gateway tells what it does and has done.",
                 {200: says("Heard.", _OBJECT)},
-                body=Figures.model_json_schema(),
+                body=_FIGURES,
                 local=True,
             ),
             Operation(
@@ -68,9 +72,9 @@ class Gateway:
 
     async def figures(self, request: Request) -> Response:
         try:
-            told = Figures.model_validate(await object_in(request))
+            told = convert(await object_in(request), Figures)
         except ValidationError as wrong:
-            raise InputError(f"these are no figures: {wrong.errors()[0]['msg']}") from None
+            raise InputError(f"these are no figures: {wrong}") from None
         self._traffic.take(told)
         return Document({"ok": True})
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from uuid import uuid4
 
+from msgspec.structs import asdict
+
 from orchestrator.control.bus import Bus
 from orchestrator.control.fallbacks import Fallbacks
 from orchestrator.control.reconciler import Reconciler
@@ -54,7 +56,7 @@ class Traffic:
         """The names that clients may ask for: who serves each, and how often it was asked for."""
         said = self._figures.names
         return [
-            {**row, **said.get(row["name"], NameFigures()).model_dump()}
+            {**row, **asdict(said.get(row["name"], NameFigures()))}
             for row in served.names_shown(self.table())
         ]
 

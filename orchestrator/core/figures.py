@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    model_validator,
-)
+from msgspec import Meta, Struct, field, to_builtins
 
-Counts = dict[str, NonNegativeInt]
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+Counts = dict[str, Count]
 
 HISTOGRAMS = {"first_token", "request"}
 """What is told for metrics alone; beside each are its median and its 95th percentile of late."""
 
 
-class _Told(BaseModel):
-    # A gateway of another version may tell more.
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Spread(_Told):
+class Spread(Struct, frozen=True):
     """A histogram: how many took at most as long as each bound, the last one more; and how many
     seconds all of it took."""
 
-    counts: list[NonNegativeInt]
-    total: NonNegativeFloat
+    counts: list[Count]
+    total: Amount
 
 
-class InstanceFigures(_Told):
+class InstanceFigures(Struct, frozen=True):
     """Of one instance, since the gateway began.
 
     `outcomes`: by class of status, `lost` where the instance broke off in the middle, `gone` where
@@ -41,78 +31,76 @@ class InstanceFigures(_Told):
     `used_at` is when it was used last, by the boot clock.
     """
 
-    in_flight: NonNegativeInt = 0
-    waiting: NonNegativeInt = 0
-    requests: NonNegativeInt = 0
-    failures: NonNegativeInt = 0
-    retries: NonNegativeInt = 0
-    fallbacks: NonNegativeInt = 0
-    bytes: NonNegativeInt = 0
-    prompt_tokens: NonNegativeInt = 0
-    generated_tokens: NonNegativeInt = 0
-    tokens_s: NonNegativeFloat = 0.0
-    outcomes: Counts = Field(default_factory=Counts)
-    first_token_s: NonNegativeFloat | None = None
-    first_token_p95_s: NonNegativeFloat | None = None
-    request_s: NonNegativeFloat | None = None
-    request_p95_s: NonNegativeFloat | None = None
+    in_flight: Count = 0
+    waiting: Count = 0
+    requests: Count = 0
+    failures: Count = 0
+    retries: Count = 0
+    fallbacks: Count = 0
+    bytes: Count = 0
+    prompt_tokens: Count = 0
+    generated_tokens: Count = 0
+    tokens_s: Amount = 0.0
+    outcomes: Counts = field(default_factory=Counts)
+    first_token_s: Amount | None = None
+    first_token_p95_s: Amount | None = None
+    request_s: Amount | None = None
+    request_p95_s: Amount | None = None
     first_token: Spread | None = None
     request: Spread | None = None
-    used_at: NonNegativeFloat | None = None
+    used_at: Amount | None = None
 
     def row(self) -> dict[str, Any]:
         """As `status --json` has it."""
-        return self.model_dump(exclude=HISTOGRAMS)
+        return {name: value for name, value in to_builtins(self).items() if name not in HISTOGRAMS}
 
 
-class Lately(_Told):
+class Lately(Struct, frozen=True):
     """Of the last five minutes."""
 
-    requests: NonNegativeInt = 0
-    failures: NonNegativeInt = 0
-    fallbacks: NonNegativeInt = 0
+    requests: Count = 0
+    failures: Count = 0
+    fallbacks: Count = 0
 
 
-class WholeFigures(InstanceFigures):
+class WholeFigures(InstanceFigures, frozen=True):
     """Of all together: who waits counts once, whomever it waits for."""
 
-    requests_s: NonNegativeFloat = 0.0
+    requests_s: Amount = 0.0
     lately: Lately = Lately()
 
 
-class NameFigures(_Told):
+class NameFigures(Struct, frozen=True):
     """Of one name that clients ask for, or of one client, since the gateway began. `recent` is the
     share of the last requests that a fallback has served; None where they are too few to say."""
 
-    requests: NonNegativeInt = 0
-    failures: NonNegativeInt = 0
-    fallbacks: NonNegativeInt = 0
-    prompt_tokens: NonNegativeInt = 0
-    generated_tokens: NonNegativeInt = 0
-    recent: NonNegativeFloat | None = None
+    requests: Count = 0
+    failures: Count = 0
+    fallbacks: Count = 0
+    prompt_tokens: Count = 0
+    generated_tokens: Count = 0
+    recent: Amount | None = None
 
 
-class Figures(_Told):
+class Figures(Struct, frozen=True):
     """`runs`: requests under way by the process that has them. `daemon` and `number`: of the table
     in force. `bounds`: of histograms, in seconds. `names`: what clients asked for, `other` for all
     that nothing is called. `clients`: by the name of the token that they came with. `own`: answers
     of the gateway's own, by status."""
 
     daemon: str = ""
-    number: NonNegativeInt = 0
-    runs: Counts = Field(default_factory=Counts)
-    bounds: dict[str, list[float]] = Field(default_factory=dict[str, list[float]])
+    number: Count = 0
+    runs: Counts = field(default_factory=Counts)
+    bounds: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     whole: WholeFigures = WholeFigures()
-    instances: dict[str, InstanceFigures] = Field(default_factory=dict[str, InstanceFigures])
-    names: dict[str, NameFigures] = Field(default_factory=dict[str, NameFigures])
-    clients: dict[str, NameFigures] = Field(default_factory=dict[str, NameFigures])
-    own: Counts = Field(default_factory=Counts)
+    instances: dict[str, InstanceFigures] = field(default_factory=dict[str, InstanceFigures])
+    names: dict[str, NameFigures] = field(default_factory=dict[str, NameFigures])
+    clients: dict[str, NameFigures] = field(default_factory=dict[str, NameFigures])
+    own: Counts = field(default_factory=Counts)
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
+    def __post_init__(self) -> None:
         """Every histogram has a count for each bound, and one beyond."""
         for row in (self.whole, *self.instances.values()):
             for name, spread in (("first_token", row.first_token), ("request", row.request)):
                 if spread is not None and len(spread.counts) != len(self.bounds.get(name, ())) + 1:
                     raise ValueError(f"{name} has another number of counts than of bounds")
-        return self

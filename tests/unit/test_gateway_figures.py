@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from msgspec import ValidationError, convert
+from msgspec.json import decode
 
 from orchestrator.core import figures as shape
 from orchestrator.gateway.figures import FIRST_BOUNDS, OTHER, RECENT, SPEED, Figures
@@ -32,7 +33,7 @@ def record(target: str = "a", status: int = 200, *, began: float = 0.0, **more: 
 
 def told(figures: Figures, now: float, *names: str) -> shape.Figures:
     """What the daemon understands of what crosses."""
-    return shape.Figures.model_validate(json.loads(json.dumps(figures.as_json(room(*names), now))))
+    return decode(json.dumps(figures.as_json(room(*names), now)), type=shape.Figures)
 
 
 def test_what_became_of_requests_is_counted() -> None:
@@ -175,6 +176,6 @@ def test_a_histogram_that_does_not_fit_its_bounds_is_refused() -> None:
     bounds = {"first_token": list(FIRST_BOUNDS)}
     row = {"first_token": {"counts": [1, 2], "total": 1.0}}
     with pytest.raises(ValidationError, match="first_token has another number"):
-        shape.Figures.model_validate({"bounds": bounds, "instances": {"a": row}})
+        convert({"bounds": bounds, "instances": {"a": row}}, shape.Figures)
     with pytest.raises(ValidationError):
-        shape.Figures.model_validate({"instances": {"a": {"in_flight": -1}}})
+        convert({"instances": {"a": {"in_flight": -1}}}, shape.Figures)
