@@ -9,6 +9,9 @@ def main() -> None:
     if os.getpid() == 1:
         _end_when_told()
     try:
+        from orchestrator.cli import head_start
+
+        head_start.begin(sys.argv[1:])
         from orchestrator.cli.main import run
 
         run()

@@ -19,6 +19,8 @@ from orchestrator.settings import Settings
 
 def main() -> None:
     """Run until told to end."""
+    # What whoever started us has open is nothing of ours: it would stay open for days.
+    os.closerange(int(sys.argv[1]) + 1, os.sysconf("SC_OPEN_MAX"))
     # What is loaded stays: searching it for cycles, now or later, finds nothing.
     gc.disable()
     from orchestrator.daemon.main import AlreadyRunningError, run
@@ -29,7 +31,11 @@ def main() -> None:
     gc.enable()
     # As a file, not as a number: once closed, the number may be the store's.
     answers = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
-    task = json.load(sys.stdin)
+    said = sys.stdin.buffer.read()
+    if not said:
+        # Begun ahead for a command that then had no use for it.
+        return
+    task = json.loads(said)
     # The pipe that the task came through ends with whoever started us.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     first = task.get("sources")

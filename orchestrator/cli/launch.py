@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from typing import IO, Any
 
-from msgspec import Struct
-
+from orchestrator.cli import head_start
 from orchestrator.cli.client import Client, RejectedError
 from orchestrator.errors import OrchestrateError
 from orchestrator.runtime import lock
 from orchestrator.settings import Settings
 
-MAX_LOG = 4 << 20
 TAKES_OVER = 10.0
 """Seconds that a daemon which is just ending, or just beginning, may take to be done with it."""
 
 
-class Launched(Struct):
+class Launched:
     """A daemon that was started. `outcome` answers the first apply; None without one."""
 
-    outcome: dict[str, Any] | None
-    _answers: IO[bytes]
+    def __init__(self, outcome: dict[str, Any] | None, answers: IO[bytes]) -> None:
+        self.outcome = outcome
+        self._answers = answers
 
     def wait_until_listening(self) -> None:
         """Until the API answers. Raises when the daemon ends first."""
@@ -82,39 +80,11 @@ def _other_answers(settings: Settings, until: float) -> bool:
 
 
 def _launch(settings: Settings, task: dict[str, Any]) -> Launched | None:
-    # Not where a daemon runs, which is the rule.
-    import subprocess
-
-    reading, writing = os.pipe()
-    with open(_log(settings), "ab", opener=_private) as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "orchestrator.cli.background", str(writing)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=settings.state_dir,
-            env={
-                **os.environ,
-                # Absolute: it stands in another folder than this shell.
-                "ORCHESTRATE_STATE_DIR": settings.state_dir,
-                "ORCHESTRATE_CACHE_DIR": settings.cache_dir,
-                "ORCHESTRATE_PROFILES": settings.profiles_dir,
-                "ORCHESTRATE_LISTEN": str(settings.listen or ""),
-            },
-            start_new_session=True,
-            pass_fds=(writing,),
-        )
-    os.close(writing)
-    assert child.stdin is not None
+    begun = head_start.take(settings)
     # One that ended before it read its task says why in its log, and here that it ended.
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(task).encode())
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.close()
-    # It outlives us; the interpreter need not warn of it.
-    child.returncode = 0
-    answers = os.fdopen(reading, "rb")
-    return _first_answer(answers)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(begun.tasks, "wb") as tasks:
+        tasks.write(json.dumps(task).encode())
+    return _first_answer(os.fdopen(begun.answers, "rb"))
 
 
 def _first_answer(answers: IO[bytes]) -> Launched | None:
@@ -141,17 +111,3 @@ def _raise_if_failed(line: bytes) -> None:
         error = OrchestrateError(said["error"], hint=said["hint"])
         error.exit_code = said["exit_code"]
         raise error
-
-
-def _log(settings: Settings) -> str:
-    path = settings.daemon_log
-    try:
-        if os.path.getsize(path) > MAX_LOG:
-            os.replace(path, f"{path}.1")
-    except FileNotFoundError:
-        pass
-    return path
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
