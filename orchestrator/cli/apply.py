@@ -15,7 +15,6 @@ from orchestrator.cli.model_lines import doing, unfinished
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import every_row, inert, plan_lines, print_json, problem_text
 from orchestrator.cli.sources import SUFFIXES, sources_json
-from orchestrator.cli.status_table import summary
 from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.settings import Settings
 
@@ -220,6 +219,8 @@ def _finish(status: Mapping[str, Any], *, as_json: bool) -> None:
 
         click.echo(json.dumps(status))
     else:
+        from orchestrator.cli.status_table import summary
+
         for line in summary(status):
             click.echo(line)
     if status["converged"]:

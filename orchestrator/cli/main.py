@@ -103,8 +103,6 @@ def main(context: click.Context) -> None:
 
 def run() -> None:
     """What the console script calls."""
-    # What a command loads and parses stays: searching it for cycles is a tenth of its time.
-    gc.set_threshold(50_000)
     _open_closed_streams()
     try:
         code = main.main(prog_name="orchestrate", standalone_mode=False)
