@@ -107,7 +107,9 @@ def _resolve_loaded(
     }
     gateways = (profile.config.gateway for profile, _ in loaded)
     fixed |= {one.port for one in gateways if one is not None and isinstance(one.port, int)}
-    chooser = PortChooser(machine.held_ports, machine.taken_ports | fixed, machine.ephemeral)
+    chooser = PortChooser(
+        machine.held_ports, machine.taken_ports | fixed, machine.ephemeral, machine.run_dir
+    )
     gpus = GpuChooser(machine.held_gpus)
     for spec in machine.beside.values():
         gpus.promise(spec.demand.gpus if spec.demand is not None else {})

@@ -16,16 +16,18 @@ class PortChooser(Struct):
 
     `held` are ports given earlier, by name. `taken` are those that somebody else listens on or
     that a profile names for another instance; `ephemeral` is the kernel's own range, ends
-    included.
+    included. `home` is the state folder: of two daemons on one machine, neither begins where the
+    other does, for a port that is chosen is free for anybody until it is listened on.
     """
 
     held: Mapping[str, int]
     taken: Collection[int]
     ephemeral: tuple[int, int]
+    home: str = ""
     chosen: dict[str, int] = field(default_factory=dict[str, int])
 
     def choose(self, name: str) -> int:
-        """The port it had, if that is still free; else one that depends on the name alone."""
+        """The port it had, if that is still free; else one that depends on the name and the home alone."""
         if name in self.chosen:
             return self.chosen[name]
         kept = self.held.get(name)
@@ -39,7 +41,8 @@ class PortChooser(Struct):
         return port
 
     def _candidates(self, name: str) -> Iterator[int]:
-        start = crc32(name.encode()) % (HIGH - LOW)
+        seed = f"{self.home}\0{name}".encode("utf-8", "surrogateescape")
+        start = crc32(seed) % (HIGH - LOW)
         low, high = self.ephemeral
         for step in range(HIGH - LOW):
             port = LOW + (start + step) % (HIGH - LOW)

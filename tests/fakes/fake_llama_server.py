@@ -5,6 +5,7 @@
     hang            never listens, and does nothing
     load=SECONDS    is busy for so long before it listens
     wait=PATH       listens only once that file is there
+    loads=PATH      answers /health with 503 until that file is there, as one does that loads
     mute            accepts connections, and answers none; `mute=PATH`: once that file is there
     toil=PATH       answers nothing once that file is there, and computes as hard as it can
     sick=PATH       answers /health with 500 once that file is there
@@ -74,9 +75,15 @@ def serve(listener: socket.socket, words: dict[str, str]) -> None:
             if b" /health" not in asked:
                 misbehave(connection, words)
                 continue
-            sick = "sick" in words and os.path.exists(words["sick"])
-            line = b"500 Internal Server Error" if sick else b"200 OK"
-            connection.sendall(b"HTTP/1.1 " + line + HEAD + b"{}")
+            connection.sendall(b"HTTP/1.1 " + health(words) + HEAD + b"{}")
+
+
+def health(words: dict[str, str]) -> bytes:
+    if "loads" in words and not os.path.exists(words["loads"]):
+        return b"503 Service Unavailable"
+    if "sick" in words and os.path.exists(words["sick"]):
+        return b"500 Internal Server Error"
+    return b"200 OK"
 
 
 def hold(connection: socket.socket, path: str) -> None:

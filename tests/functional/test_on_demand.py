@@ -328,7 +328,7 @@ def test_a_stream_hears_of_the_start_that_it_waits_for(world: Gate) -> None:
 
 def test_an_error_after_that_is_an_event_of_the_stream(world: Gate) -> None:
     go = world.folder / "go"
-    world.declare({"a": {**fake(f"wait={go}"), "start": "on-demand"}})
+    world.declare({"a": {**fake(f"loads={go}"), "start": "on-demand"}})
     lines = stream_while_it_starts(world, "a", go)
     assert lines[0] == ": waiting for a to start"
     error = json.loads(lines[-1].removeprefix("data: "))["error"]
@@ -337,7 +337,7 @@ def test_an_error_after_that_is_an_event_of_the_stream(world: Gate) -> None:
 
 def test_a_gateway_that_ends_after_that_says_so_in_the_stream(world: Gate) -> None:
     never = world.folder / "never"
-    world.declare({"a": {**fake(f"wait={never}"), **on_demand()}})
+    world.declare({"a": {**fake(f"loads={never}"), **on_demand()}})
     connection = http.client.HTTPConnection("127.0.0.1", world.gate, timeout=60)
     body = json.dumps({"model": "a", "prompt": "hot", "stream": True})
     connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})

@@ -112,8 +112,7 @@ def test_an_answer_from_somebody_else_is_not_ready(world: World) -> None:
 
 def test_an_automatic_port_sticks(any_world: World) -> None:
     world = any_world
-    # Not names that tests beside this one use: what an automatic port is depends on the name.
-    a, b, c = "sticky-a", "sticky-b", "sticky-c"
+    a, b, c = "a", "b", "c"
     one = world.profile({a: None, b: None}, name="one.yaml")
     two = world.profile({c: None}, name="two.yaml")
     world.run("apply", one)

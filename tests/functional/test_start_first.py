@@ -188,7 +188,7 @@ def test_a_restart_by_hand(story: Story) -> None:
 def test_what_is_on_its_way_is_said(story: Story, tmp_path: Path) -> None:
     world, go = story.world, tmp_path / "go"
     before = story.apply(**fake())
-    profile = story.declare(**fake(f"wait={go}"))
+    profile = story.declare(**fake(f"loads={go}"))
     row = story.until_said("its successor is starting on port")
     assert (row["pid"], row["phase"]) == (before["pid"], "ready")
     document = status(world)
@@ -278,7 +278,7 @@ def test_kept_it_is_tried_beside_what_runs(story: Story, tmp_path: Path) -> None
 def test_another_edit_supersedes_it(story: Story, tmp_path: Path) -> None:
     before = story.apply(**fake())
     with without_a_failed_request(story) as load:
-        story.declare(**fake(f"wait={tmp_path / 'never'}"))
+        story.declare(**fake(f"loads={tmp_path / 'never'}"))
         story.until_said("its successor is starting")
         [first] = [pid for pid in story.processes() if pid != before["pid"]]
         load.some_more()
@@ -291,7 +291,7 @@ def test_another_edit_supersedes_it(story: Story, tmp_path: Path) -> None:
 def test_an_edit_back_cancels_it(story: Story, tmp_path: Path) -> None:
     before = story.apply(**fake())
     with without_a_failed_request(story):
-        story.declare(**fake(f"wait={tmp_path / 'never'}"))
+        story.declare(**fake(f"loads={tmp_path / 'never'}"))
         story.until_said("its successor is starting")
         story.declare(**fake())
         assert story.until_it_runs()["pid"] == before["pid"]
@@ -301,7 +301,7 @@ def test_an_edit_back_cancels_it(story: Story, tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["stop", "kill", "down"])
 def test_who_ends_it_ends_its_successor(story: Story, tmp_path: Path, verb: str) -> None:
     story.apply(**fake())
-    story.declare(**fake(f"wait={tmp_path / 'never'}"))
+    story.declare(**fake(f"loads={tmp_path / 'never'}"))
     story.until_said("its successor is starting")
     story.world.run(verb, *([] if verb == "down" else ["a"]))
     story.world.until(lambda: not story.processes(), "nothing of it runs")
@@ -352,7 +352,7 @@ def test_a_crash_meanwhile(story: Story, tmp_path: Path) -> None:
     world, go = story.world, tmp_path / "go"
     before = story.apply(**fake())
     with Load(story.gateway) as load:
-        story.declare(**fake(f"wait={go}"))
+        story.declare(**fake(f"loads={go}"))
         story.until_said("its successor is starting")
         kill(before["pid"])
         # It is started again as it was: nobody knows how long the other takes.
@@ -374,7 +374,7 @@ def test_a_daemon_that_dies_while_it_loads(story: Story, tmp_path: Path) -> None
     world, go = story.world, tmp_path / "go"
     before = story.apply(**fake())
     with without_a_failed_request(story) as load:
-        story.declare(**fake(f"wait={go}"))
+        story.declare(**fake(f"loads={go}"))
         story.until_said("its successor is starting")
         [coming] = [pid for pid in story.processes() if pid != before["pid"]]
         kill_daemon(world)
@@ -392,7 +392,7 @@ def test_a_daemon_that_dies_while_it_loads(story: Story, tmp_path: Path) -> None
 def test_without_its_store_both_are_known_by_their_marks(story: Story, tmp_path: Path) -> None:
     world, go = story.world, tmp_path / "go"
     story.apply(**fake())
-    profile = story.declare(**fake(f"wait={go}"))
+    profile = story.declare(**fake(f"loads={go}"))
     story.until_said("its successor is starting")
     assert len(story.processes()) == 2
     kill_daemon(world)

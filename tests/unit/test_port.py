@@ -59,6 +59,11 @@ def test_a_port_depends_on_the_name_and_not_on_the_order(wanted: set[str]) -> No
         assert chosen == {name: alone(name) for name in wanted}
 
 
+def test_daemons_of_one_machine_choose_apart_for_the_same_name() -> None:
+    chosen = {PortChooser({}, (), (32768, 60999), f"/state/{n}").choose("chat") for n in range(20)}
+    assert len(chosen) == 20
+
+
 def test_a_kept_port_that_is_taken_now_is_given_up() -> None:
     chooser = PortChooser({"a": 18001}, {18001}, (32768, 60999))
     port = chooser.choose("a")
