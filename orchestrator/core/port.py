@@ -27,7 +27,7 @@ class PortChooser(Struct):
     chosen: dict[str, int] = field(default_factory=dict[str, int])
 
     def choose(self, name: str) -> int:
-        """The port it had, if that is still free; else one that depends on the name and the home alone."""
+        """The port it had, if that is still free; else one that depends on name and home alone."""
         if name in self.chosen:
             return self.chosen[name]
         kept = self.held.get(name)
