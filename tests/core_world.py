@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
+from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from orchestrator.control.adoption import take_over
@@ -365,8 +366,7 @@ class World:
         )
 
     def _say(self, name: str, start_id: str, row: ModelStatus, reason: str = "") -> None:
-        said = {**asdict(row), "state": row.state.value}
-        self.tell(EventType.MODEL, name, start_id, reason=reason, model=said)
+        self.tell(EventType.MODEL, name, start_id, reason=reason, model=to_builtins(row))
 
     # --- time and mail ---------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import time
 from collections import deque
 from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from orchestrator.control.bus import Bus
 from orchestrator.core.event import Event, EventType
@@ -65,7 +66,7 @@ class Board:
     def _post(self, kind: EventType, name: str, what: str, words: str, **changes: Any) -> None:
         row = replace(self.row(name), **changes)
         self.rows[name] = row
-        data = {"start_id": self._start_id, "model": {**asdict(row), "state": row.state.value}}
+        data = {"start_id": self._start_id, "model": to_builtins(row)}
         shown = f"{name}: {words}" if words else name
         self._bus.post(Event(kind, self._instance, reason=what, message=shown, data=data))
 

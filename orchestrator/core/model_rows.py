@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from msgspec import convert
 from msgspec.structs import replace
 
 from orchestrator.core.event import Event
 from orchestrator.core.provision import same_name
-from orchestrator.core.spec import InstanceSpec, ModelFacts, ModelSpec
+from orchestrator.core.spec import InstanceSpec, ModelSpec
 from orchestrator.core.status import InstanceStatus, ModelState, ModelStatus
 
 
 def with_row(status: InstanceStatus, event: Event) -> InstanceStatus:
     """One model of the instance is seen otherwise; `gone`: nothing of it is left, or wanted."""
-    said: dict[str, Any] = event.data["model"]
-    facts = ModelFacts(**said["facts"]) if said.get("facts") else None
-    seen = replace(ModelStatus(**said), state=ModelState(said["state"]), facts=facts)
+    seen = convert(event.data["model"], ModelStatus)
     if event.reason == "gone":
         return replace(status, models=tuple(m for m in status.models if m.name != seen.name))
     if all(model.name != seen.name for model in status.models):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from orchestrator.core.convergence import convergence
 from orchestrator.core.drift import describe, live_drift
@@ -59,7 +60,7 @@ def named(name: str, **more: object) -> InstanceSpec:
 
 
 def seen(model: ModelStatus, reason: str = "", start_id: str = "s1") -> Event:
-    data = {"start_id": start_id, "model": {**asdict(model), "state": model.state.value}}
+    data = {"start_id": start_id, "model": to_builtins(model)}
     return Event(EventType.MODEL, "a", reason=reason, data=data)
 
 
