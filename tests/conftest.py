@@ -72,6 +72,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Before pytest-xdist looks for the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in TRIED_AGAIN:
@@ -81,6 +83,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "alone" if item.path.stem in ALONE else f"{item.path.parent.name}/{item.path.stem}"
         )
         item.add_marker(pytest.mark.xdist_group(together))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A version of pytest that pytest-xdist does not know yet would drop the groups in silence."""
+    if getattr(session.config.option, "loadgroup", False):
+        alone = [item.nodeid for item in session.items if "@" not in item.nodeid]
+        if alone:
+            raise pytest.UsageError(f"{len(alone)} tests are in no group, as {alone[0]}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

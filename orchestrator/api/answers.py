@@ -7,7 +7,7 @@ import contextlib
 import json
 from typing import Any
 
-from msgspec import ValidationError, convert
+from msgspec import convert
 from msgspec.json import encode
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from orchestrator.control.applied import NotAppliedError
 from orchestrator.control.intents import UnknownInstanceError
 from orchestrator.control.profile_files import OutsideError, UnknownProfileError
+from orchestrator.core.encoding import is_utf8
 from orchestrator.core.problem import Problem
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.runtime.state import AppliedSource
@@ -109,9 +110,12 @@ def sources_in(body: dict[str, Any]) -> list[AppliedSource]:
     """What `apply`, `plan` and `validate` name. Raises `InputError`."""
     try:
         found = convert(body.get("sources"), list[AppliedSource])
-    except ValidationError as wrong:
+    except ValueError as wrong:
         raise InputError(f"'sources' is not as expected: {wrong}") from wrong
     for source in found:
+        texts = (source.path, source.cwd, *source.env, *source.env.values())
+        if not all(map(is_utf8, texts)):
+            raise InputError("'sources' is not as expected: a text that UTF-8 cannot hold")
         for path in (source.path, source.cwd):
             if not path.startswith("/") or "\0" in path:
                 raise InputError(f"{path!r} is not an absolute path")

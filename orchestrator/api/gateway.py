@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from msgspec import ValidationError, convert
+from msgspec import convert
 from msgspec.json import schema_components
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -73,7 +73,7 @@ class Gateway:
     async def figures(self, request: Request) -> Response:
         try:
             told = convert(await object_in(request), Figures)
-        except ValidationError as wrong:
+        except ValueError as wrong:
             raise InputError(f"these are no figures: {wrong}") from None
         self._traffic.take(told)
         return Document({"ok": True})

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli import head_start
 from orchestrator.cli.client import Client, RejectedError
 from orchestrator.cli.listening import insist_on, listen_option, settings_with
 from orchestrator.cli.model_lines import doing, unfinished
@@ -133,6 +134,7 @@ def hand_over(settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
     """To the daemon that runs, else to one that is started with it."""
     client = Client(settings)
     if client.answers():
+        head_start.drop()
         try:
             return client.post("/v1/apply", task)
         except NoDaemonError:

@@ -19,8 +19,6 @@ from orchestrator.settings import Settings
 
 def main() -> None:
     """Run until told to end."""
-    # What whoever started us has open is nothing of ours: it would stay open for days.
-    os.closerange(int(sys.argv[1]) + 1, os.sysconf("SC_OPEN_MAX"))
     # What is loaded stays: searching it for cycles, now or later, finds nothing.
     gc.disable()
     from orchestrator.daemon.main import AlreadyRunningError, run

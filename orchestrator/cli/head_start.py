@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from orchestrator.settings import Settings
 MAX_LOG = 4 << 20
 
 ANSWERS = 3
-"""The descriptor on which it says what became of its task. All above it are closed."""
+"""The descriptor on which it says what became of its task."""
 
 _ELSEWHERE = ("--foreground", "--dry-run", "--listen", "--help", "-h")
 """With these `apply` needs no daemon, or one with other settings than those of the environment."""
@@ -43,13 +44,21 @@ def begin(words: Sequence[str]) -> None:
         return
     try:
         settings = Settings.from_env(os.environ)
-        # A socket is where a daemon listens, or did: only asking it tells, and that is for later.
-        if os.path.isdir(settings.state_dir) and not os.path.exists(settings.socket_path):
-            settings.prepare()
+        if _has_ended_here(settings):
             _begun.append(spawn(settings))
-    except (OrchestrateError, OSError):
+    except (OrchestrateError, OSError, ValueError):
         # Whatever is wrong, the command will come to it, and say so.
         pass
+
+
+def _has_ended_here(settings: Settings) -> bool:
+    """Whether a daemon has used this folder, and listens no more. Nothing is touched to find out:
+    what there is to make or to mend is for the command, once it is known to be right."""
+    found = os.lstat(settings.state_dir)
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    private = not found.st_mode & 0o077
+    used = os.path.exists(settings.lock_path) and not os.path.lexists(settings.socket_path)
+    return ours and private and used
 
 
 def take(settings: Settings) -> Begun:
@@ -57,35 +66,20 @@ def take(settings: Settings) -> Begun:
     return _begun.pop() if _begun else spawn(settings)
 
 
+def drop() -> None:
+    """Nobody needs the one that was begun, if there is one: it ends."""
+    while _begun:
+        begun = _begun.pop()
+        os.close(begun.tasks)
+        os.close(begun.answers)
+
+
 def spawn(settings: Settings) -> Begun:
     """Begin one. Raises `OSError`."""
-    heard, tasks = os.pipe()
-    answers, told = os.pipe()
     log = os.open(_log(settings), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    module = "orchestrator.cli.background"
+    (heard, tasks), (answers, told) = os.pipe(), os.pipe()
     try:
-        # Not by `subprocess`, which takes as long to load as all the rest here.
-        os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", module, str(ANSWERS)],
-            {
-                **os.environ,
-                # Absolute: it stands in another folder than this shell.
-                "ORCHESTRATE_STATE_DIR": settings.state_dir,
-                "ORCHESTRATE_CACHE_DIR": settings.cache_dir,
-                "ORCHESTRATE_PROFILES": settings.profiles_dir,
-                "ORCHESTRATE_LISTEN": str(settings.listen or ""),
-            },
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, heard, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-                # The lowest number is that of `heard`, if it is ours: it is done with by now.
-                (os.POSIX_SPAWN_DUP2, told, ANSWERS),
-            ],
-            setsid=True,
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-        )
+        _spawn(settings, heard, told, log)
     except BaseException:
         os.close(tasks)
         os.close(answers)
@@ -94,6 +88,46 @@ def spawn(settings: Settings) -> Begun:
         for descriptor in (heard, told, log):
             os.close(descriptor)
     return Begun(tasks, answers)
+
+
+def _spawn(settings: Settings, heard: int, told: int, log: int) -> None:
+    # Not by `subprocess`, which takes as long to load as all the rest here.
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", "orchestrator.cli.background", str(ANSWERS)],
+        {
+            # A name may be missing: a shell passes on what it was given.
+            **{name: value for name, value in os.environ.items() if name},
+            # Absolute: it stands in another folder than this shell.
+            "ORCHESTRATE_STATE_DIR": settings.state_dir,
+            "ORCHESTRATE_CACHE_DIR": settings.cache_dir,
+            "ORCHESTRATE_PROFILES": settings.profiles_dir,
+            "ORCHESTRATE_LISTEN": str(settings.listen or ""),
+        },
+        file_actions=[
+            *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _handed_down()),
+            (os.POSIX_SPAWN_DUP2, heard, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+            # Last, for its number may be that of another, which is done with by now.
+            (os.POSIX_SPAWN_DUP2, told, ANSWERS),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+    )
+
+
+def _handed_down() -> list[int]:
+    """What whoever started us has open would stay open for as long as the daemon lives."""
+    found: list[int] = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            if int(entry) > 2 and os.get_inheritable(int(entry)):
+                found.append(int(entry))
+        except OSError:
+            # The folder itself, which is read no more.
+            continue
+    return found
 
 
 def _log(settings: Settings) -> str:

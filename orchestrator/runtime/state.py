@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from msgspec import DecodeError, Struct
+from msgspec import Struct
 from msgspec.json import Decoder, encode
 
 from orchestrator.core.event import Event
@@ -132,7 +132,7 @@ class Store:
         for name, data in self._db.execute("SELECT name, data FROM instances"):
             try:
                 found[name] = _status_rows().decode(data)
-            except DecodeError:
+            except (ValueError, TypeError):
                 continue
         self._saved = dict(found)
         return found
@@ -173,7 +173,7 @@ class Store:
                 )
                 self._db.executemany("DELETE FROM instances WHERE name = ?", [(n,) for n in gone])
                 self._insert(kept)
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             # ValueError: text that is no UTF-8. Not saved is bad, a loop that ends is worse.
             raise StoreError(str(error)) from error
         self._saved = dict(observed)
@@ -239,7 +239,7 @@ class Store:
         row = self._db.execute("SELECT value FROM meta WHERE key = 'applied'").fetchone()
         try:
             return _applied_rows().decode(row[0]) if row else None
-        except DecodeError:
+        except (ValueError, TypeError):
             return None
 
     def save_applied(self, applied: Applied, ports: Mapping[str, int]) -> None:

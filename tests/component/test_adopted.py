@@ -68,7 +68,7 @@ def _watched(*args: Any) -> Any:
         start_id=args[1],
         process=args[2],
         spec=lambda: args[4](args[0]),
-        was_ready=args[5],
+        was_ready=args[6],
         ready=asyncio.Event(),
         retuned=asyncio.Event(),
     )

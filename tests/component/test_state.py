@@ -324,6 +324,7 @@ def _kept_no_text(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE events SET data = CAST(x'ff00' AS TEXT)")
         db.execute("UPDATE instances SET data = CAST(x'ff' AS TEXT)")
+        db.execute("UPDATE instances SET data = ? WHERE name < 'i2'", (b'{"name":"\xff"}',))
         db.commit()
 
 

@@ -446,6 +446,8 @@ def test_a_hundred_megabytes_are_refused_and_never_held(served: Served) -> None:
         b'{"sources": [{"path": "/p", "is_folder": false, "env": {}, "cwd": ""}]}',
         b'{"sources": [{"path": "/\\u0000", "is_folder": false, "env": {}, "cwd": "/"}]}',
         b'{"sources": [{"path": "/\\ud800", "is_folder": false, "env": {}, "cwd": "/"}]}',
+        b'{"sources": [{"is_folder": false, "env": {"A": "\\ud800"}, "path": "/p", "cwd": "/"}]}',
+        b'{"sources": [{"\\ud800": 1, "path": "/p", "is_folder": false, "env": {}, "cwd": "/"}]}',
     ],
     ids=lambda body: repr(body[:40]),
 )
