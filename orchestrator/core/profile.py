@@ -1,7 +1,7 @@
 """A profile as the user wrote it: strict models, and what defaults and instance come to together.
 
 A field that was left out is told from one that was given by `model_fields_set`; what it then
-means is decided in `effective`, once, by the defaults of the dataclasses in `spec`.
+means is decided in `effective`, once, by the defaults of the records in `spec`.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class FlagTable(Struct, frozen=True, dict=True):
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for a cache; what has its default is left out."""
-        return {"format": _FORMAT, "flags": [_row_as_json(flag) for flag in self.flags]}
+        return {"format": _FORMAT, "flags": [to_builtins(flag) for flag in self.flags]}
 
 
 def table_from_json(data: object) -> FlagTable | None:
@@ -119,10 +119,6 @@ def longest(names: Sequence[str]) -> str:
     """The longest of the long spellings, the first of equals; a short one if there is no other."""
     longs = [name for name in names if name.startswith("--")]
     return max(longs or names, key=len, default="")
-
-
-def _row_as_json(flag: Flag) -> dict[str, Any]:
-    return to_builtins(flag)
 
 
 def _row_from_json(row: Any) -> Flag:
