@@ -20,7 +20,7 @@ from orchestrator.control.starting import Starter, can_be_watched, port_is_free,
 from orchestrator.control.workshop import Workshop
 from orchestrator.core.event import Event, EventType
 from orchestrator.core.spec import InstanceSpec
-from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus
+from orchestrator.core.status import AttachedTo, InstanceStatus, ModelStatus, Phase
 from orchestrator.core.successor import is_aside, next_of, old_of
 from orchestrator.errors import StartError
 from orchestrator.runtime import process
@@ -144,7 +144,15 @@ class Executor:
         began = status.started_at or boot_clock()
         # Also one that was not well when it was last seen: it hangs, it does not load.
         was_ready = status.ready_at is not None
-        self._watch(status.spec, status.start_id, running, began, was_ready=was_ready)
+        was_unready = status.phase is Phase.UNREADY
+        self._watch(
+            status.spec,
+            status.start_id,
+            running,
+            began,
+            was_ready=was_ready,
+            was_unready=was_unready,
+        )
         watched = self._watched.get(status.name)
         if watched is not None and not is_aside(status.name):
             # An earlier daemon may have died before it did so.
@@ -289,6 +297,7 @@ class Executor:
         began: float,
         *,
         was_ready: bool = False,
+        was_unready: bool = False,
     ) -> None:
 
         def in_force(name: str) -> InstanceSpec:
@@ -305,6 +314,7 @@ class Executor:
             in_force,
             OomWatch(running.ref.pid),
             was_ready,
+            was_unready,
         )
         self._watched[spec.name] = watched
         self._launch(self._watch_to_the_end(watched), f"watch {spec.name}")

@@ -57,6 +57,8 @@ class Watched(Struct):
     memory: OomWatch
     was_ready: bool = False
     """It was ready when an earlier daemon last saw it: it is not loading, whatever it says now."""
+    was_unready: bool = False
+    """It was not well then: that it is again has to be said."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it serves, and the socket is its own."""
     retuned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -276,7 +278,7 @@ def _bytes_read(pid: int) -> int:
 
 async def _stays_alive(watched: Watched, probe: HttpProbe, bus: Bus, logs: Logs) -> None:
     """Probe at intervals; `failures` in a row condemn it."""
-    failed = 0
+    failed = 1 if watched.was_unready else 0
     # Dozens that became ready together are not to be asked together for ever.
     spread = crc32(watched.start_id.encode()) / 2**32
     # Of one that is adopted nothing is known yet: it is asked soon.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 import pytest
 
 from tests.fakes import fake
-from tests.look import pids, rows, until_phase, until_row
+from tests.look import kill_daemon, pids, rows, until_phase, until_row
 from tests.world import World, kill
 
 QUICK = {"interval": "200ms", "timeout": "600ms", "failures": 3}
@@ -72,6 +72,19 @@ def test_a_real_server_whose_slots_all_generate_is_left_alone(any_world: World) 
     row = until_phase(world, "a", "ready")
     assert (row["pid"], row["restarts"]) == (pid, 0)
     assert not [e for e in world.events("a") if e["type"] == "condemned"]
+
+
+def test_what_gets_well_while_no_daemon_looks_is_ready_again(world: World) -> None:
+    sick = world.folder / "sick"
+    patient = {**QUICK, "failures": 100}
+    world.run("apply", world.profile({"a": fake(f"sick={sick}", liveness=patient)}))
+    pid = pids(world)["a"]
+    sick.touch()
+    until_phase(world, "a", "unready")
+    kill_daemon(world)
+    sick.unlink()
+    world.run("daemon", "start")
+    assert until_phase(world, "a", "ready")["pid"] == pid
 
 
 def watched_for_a_while(fine: Callable[[], object]) -> None:
