@@ -96,9 +96,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Why each that was tried again had failed: else nobody could look for the bug."""
     for report in terminalreporter.stats.get("rerun", ()):
-        if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
-            terminalreporter.section(f"tried again: {report.nodeid}")
-            terminalreporter.write_line(f"{crash.path}:{crash.lineno}: {crash.message[-3000:]}")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        where = f"{crash.path}:{crash.lineno}: " if crash is not None else ""
+        why = crash.message if crash is not None else str(report.longrepr)
+        terminalreporter.section(f"tried again: {report.nodeid} ({report.when})")
+        terminalreporter.write_line(f"{where}{why[-3000:]}")
 
 
 @pytest.fixture(autouse=True)
