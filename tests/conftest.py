@@ -100,7 +100,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         where = f"{crash.path}:{crash.lineno}: " if crash is not None else ""
         why = crash.message if crash is not None else str(report.longrepr)
         terminalreporter.section(f"tried again: {report.nodeid} ({report.when})")
-        terminalreporter.write_line(f"{where}{why[-3000:]}")
+        # What was expected is at the beginning, what there was instead often at the end.
+        short = why if len(why) <= 5000 else f"{why[:2000]}\n[...]\n{why[-3000:]}"
+        terminalreporter.write_line(f"{where}{short}")
 
 
 @pytest.fixture(autouse=True)

@@ -568,6 +568,9 @@ def test_what_cannot_fit_into_memory_is_switched_to_only_by_force(desk: Desk) ->
 
 def test_a_lost_connection_is_shown_and_comes_back(desk: Desk) -> None:
     page, pids = desk.page, desk.world.pids()
+    # A page to which nothing has happened yet has no event to go on from.
+    page.driver.refresh()
+    page.until_text("#timeline", "converged")
     look.kill_daemon(desk.world)
 
     page.until_text("#lost", "Connection lost, trying again")
@@ -580,7 +583,7 @@ def test_a_lost_connection_is_shown_and_comes_back(desk: Desk) -> None:
     page.until(lambda: page.shown("#lost") is None)
     page.until_text("#verdict-text", "all 2 instances are ready")
     assert desk.world.pids() == pids
-    page.until_text("#timeline", "daemon started")
+    page.until_text("#timeline", f"daemon started pid {desk.world.status()['daemon']['pid']}")
 
 
 # --- how it is made ----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import { $, clock, fill, h, mark, say, set } from './dom.js';
 import { events, Live } from './daemon.js';
 import { machine, refresh } from './charts.js';
-import { addEvents, drawAll, showInstances, showTimeline } from './instances.js';
+import { addEvents, drawAll, forgetEvents, KEPT, putBefore, showInstances, showTimeline } from './instances.js';
 import { drawGateway, showGateway } from './gateway.js';
 import * as logs from './logs.js';
 import * as models from './models.js';
@@ -18,13 +18,14 @@ let view = '';
 let at = null;
 let applied = '';
 
-function seen(fresh, happened, returned) {
+function seen(fresh, happened, anew) {
   const first = status === null;
   status = fresh;
   at = Date.now();
   showVerdict();
   showInstances(status.instances);
   showGateway(status.gateway);
+  if (anew) forgetEvents();
   addEvents(happened);
   const names = kept();
   logs.names(names);
@@ -36,18 +37,20 @@ function seen(fresh, happened, returned) {
   if (set !== applied && view === 'profiles') profiles.load();
   applied = set;
   if (first) open();
-  if (first || returned) look();
-  if (first) events(150).then((old) => (addEventsFirst(old)), () => {});
-  if (returned && view === 'logs') logs.again();
+  if (!anew) return;
+  look();
+  past();
+  if (!first && view === 'logs') logs.again();
 }
 
 // Whatever has a process, and so a log and a past.
 const kept = () => [...status.instances, status.gateway].filter(Boolean).map((row) => row.name);
 
-// What the stream told before the past was there comes after it.
-function addEventsFirst(old) {
-  addEvents(old);
-  showTimeline();
+// The stream tells what happens from now on; what it told before the past was there comes after it.
+async function past() {
+  const old = await events(KEPT).catch(() => null);
+  if (!old) return;
+  putBefore(old);
   showInstances(status.instances);
 }
 

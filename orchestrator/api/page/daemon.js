@@ -30,7 +30,7 @@ export const get = (path) => call('GET', path);
 export const post = (path, body = {}) => call('POST', path, body);
 export const part = encodeURIComponent;
 
-// What is kept of the timeline, oldest first, as the stream writes it.
+// The newest of what the daemon keeps of the timeline, oldest first.
 export async function events(recent) {
   const answer = await fetch(`/v1/events?follow=0&recent=${recent}`);
   if (!answer.ok) throw new Refused(answer.status);
@@ -47,10 +47,11 @@ const SILENT = 9000;
 const UNSEEN = 20000;
 const GLANCE = 15000;
 
-// `seen` gets every status with what happened since the last; `state` is live, lost or out.
+// `seen` gets every status with what happened since the last, and whether it is the first of a
+// connection: what happened before that, it is to ask for. `state` is live, lost or out.
 export class Live {
   constructor(seen, state) {
-    Object.assign(this, { seen, state, last: 0, tries: 0 });
+    Object.assign(this, { seen, state, anew: true, tries: 0 });
     addEventListener('online', () => this.open());
     // A browser has six connections for each server, and all tabs share them: a page that is not
     // looked at gives its own back, and asks now and then instead.
@@ -75,8 +76,8 @@ export class Live {
   open() {
     this.close();
     this.resting = false;
-    const since = this.last ? `&after=${this.last}` : '';
-    const source = new EventSource(`/v1/status?follow=1&refresh_ms=${REFRESH}${since}`);
+    this.anew = true;
+    const source = new EventSource(`/v1/status?follow=1&refresh_ms=${REFRESH}`);
     this.source = source;
     source.addEventListener('status', (message) => this.came(JSON.parse(message.data)));
     source.onerror = () => this.fail();
@@ -97,10 +98,9 @@ export class Live {
   came({ status, events: fresh }) {
     this.expect();
     this.tries = 0;
-    for (const event of fresh.filter(isKept)) this.last = Math.max(this.last, event.id);
-    const returned = this.lost;
-    this.lost = false;
-    this.seen(status, fresh, returned);
+    const anew = this.anew;
+    this.anew = this.lost = false;
+    this.seen(status, fresh, anew);
     this.state('live');
   }
 

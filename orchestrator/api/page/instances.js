@@ -11,7 +11,7 @@ export const MARKS = {
 };
 const ALIVE = ['starting', 'ready', 'unready', 'stopping'];
 const ENDS = ['exited', 'condemned', 'start-failed'];
-const KEPT = 300;
+export const KEPT = 300;
 
 const cards = new Map();
 let timeline = [];
@@ -243,16 +243,31 @@ function line(event) {
       hint && h('span', { class: 'hint' }, ` ${hint}`)));
 }
 
+// After a break the daemon says the past again. Until it has, what is seen stays to be seen.
+export const forgetEvents = () => (timeline = []);
+
+export function putBefore(old) {
+  const newest = old.at(-1)?.id ?? 0;
+  timeline = [...old, ...timeline.filter((event) => event.id > newest)].slice(-KEPT);
+  offer(timeline);
+  showTimeline();
+}
+
+function offer(events) {
+  const select = $('timeline-of');
+  const known = new Set([...select.options].map((one) => one.value));
+  for (const name of new Set(events.map((event) => event.instance))) {
+    if (name && !known.has(name)) select.append(h('option', { value: name }, name));
+  }
+}
+
 export function addEvents(fresh) {
   const newest = timeline.at(-1)?.id ?? 0;
   const added = fresh.filter((event) => event.id > newest && isKept(event));
   if (!added.length) return;
   timeline = [...timeline, ...added].slice(-KEPT);
-  const select = $('timeline-of');
-  for (const { instance } of added) {
-    if (instance && ![...select.options].some((one) => one.value === instance)) select.append(h('option', { value: instance }, instance));
-  }
-  const only = select.value;
+  offer(added);
+  const only = $('timeline-of').value;
   for (const event of added) if (!only || event.instance === only) $('timeline').prepend(line(event));
   while ($('timeline').children.length > KEPT) $('timeline').lastChild.remove();
 }
