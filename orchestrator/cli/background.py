@@ -10,15 +10,18 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 from typing import Any
 
+from orchestrator.cli.head_start import TO_THE_GROUP
 from orchestrator.errors import OrchestrateError
 from orchestrator.settings import Settings
 
 
 def main() -> None:
     """Run until told to end."""
+    _leave_the_group()
     # What is loaded stays: searching it for cycles, now or later, finds nothing.
     gc.disable()
     from orchestrator.daemon.main import AlreadyRunningError, run
@@ -63,6 +66,15 @@ def main() -> None:
     except OrchestrateError as error:
         answer({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         sys.exit(error.exit_code)
+
+
+def _leave_the_group() -> None:
+    """What was sent to the group of whoever began this was not meant for it, and is dropped."""
+    os.setsid()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TO_THE_GROUP}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_THE_GROUP)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 if __name__ == "__main__":

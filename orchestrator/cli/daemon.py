@@ -16,7 +16,7 @@ from orchestrator.cli.listening import insist_on, kept, listen_option, settings_
 from orchestrator.cli.options import DURATION, json_option
 from orchestrator.cli.render import inert, print_json, since
 from orchestrator.cli.waiting import while_watching
-from orchestrator.errors import InputError, NoDaemonError, TimedOutError
+from orchestrator.errors import InputError, NoDaemonError, OrchestrateError, TimedOutError
 from orchestrator.runtime import lock
 from orchestrator.settings import Settings
 
@@ -47,6 +47,12 @@ def down_command(keep_daemon: bool, timeout: float | None) -> None:
             who = f"pid {row['pid']}" if row["pid"] else "the server"
             click.echo(f"{row['name']}: detached, {who} at {row['url']} goes on")
     click.echo("all instances are stopped" + ("" if keep_daemon else ", and the daemon has ended"))
+    if not keep_daemon and _still_applied(settings):
+        raise OrchestrateError(
+            f"what was applied could not be forgotten: {settings.state_dir} cannot be written",
+            hint="make room there, and `orchestrate down` again: until then it would be brought"
+            " up by whatever starts a daemon",
+        )
 
 
 def anything_to_stop(settings: Settings) -> bool:
@@ -56,11 +62,20 @@ def anything_to_stop(settings: Settings) -> bool:
     if not os.path.isdir(settings.state_dir):
         return False
     from orchestrator.runtime.identity import find_owned, state_id
+
+    return _still_applied(settings) or bool(find_owned(state_id(settings.state_dir)))
+
+
+def _still_applied(settings: Settings) -> bool:
+    """Whether the next daemon would begin by bringing something up."""
     from orchestrator.runtime.state import Store
 
     store = Store.open_to_read(settings.store_path)
-    applied = store.applied() if store is not None else None
-    return bool(applied and applied.sources) or bool(find_owned(state_id(settings.state_dir)))
+    if store is None:
+        return False
+    with contextlib.closing(store):
+        applied = store.applied()
+    return bool(applied and applied.sources)
 
 
 def end(

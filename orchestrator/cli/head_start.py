@@ -20,6 +20,10 @@ MAX_LOG = 4 << 20
 ANSWERS = 3
 """The descriptor on which it says what became of its task."""
 
+TO_THE_GROUP = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
+"""Signals that a terminal or a shell sends to all that it began. They are held back from its first
+moment until it has a session of its own: not every Python can begin it in one."""
+
 _ELSEWHERE = ("--foreground", "--dry-run", "--listen", "--help", "-h")
 """With these `apply` needs no daemon, or one with other settings than those of the environment."""
 
@@ -112,7 +116,7 @@ def _spawn(settings: Settings, heard: int, told: int, log: int) -> None:
             # Last, for its number may be that of another, which is done with by now.
             (os.POSIX_SPAWN_DUP2, told, ANSWERS),
         ],
-        setsid=True,
+        setsigmask=TO_THE_GROUP,
         setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
     )
 

@@ -135,6 +135,22 @@ def test_a_daemon_that_begins_on_a_full_disk_keeps_what_runs(world: World) -> No
         world.run("down")
 
 
+def test_what_a_full_disk_does_not_let_down_forget_is_said(world: World) -> None:
+    with small_disk(world.state):
+        world.run("apply", world.profile({"a": None}))
+        ballast = fill(world.state)
+
+        done = world.run("down", ok=False)
+        assert done.code == 1
+        assert "all instances are stopped" in done.out
+        assert f"could not be forgotten: {world.state} cannot be written" in done.err
+        assert "hint: make room there, and `orchestrate down` again" in done.err
+
+        ballast.unlink()
+        world.run("down")
+        assert world.run("down").out == "nothing is running\n"
+
+
 def test_a_full_disk_for_logs_is_said_and_costs_no_instance(world: World) -> None:
     world.state.mkdir(mode=0o700)
     with small_disk(world.state / "logs", "256k"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import head_start
+from orchestrator.settings import Settings
 from tests.look import rows, status
 from tests.world import PATIENCE, World
 
@@ -35,6 +38,12 @@ def begun(world: World) -> list[int]:
         if BEGUN in words and f"ORCHESTRATE_STATE_DIR={world.state}" in env:
             found.append(int(entry.name))
     return found
+
+
+def children() -> list[int]:
+    """The processes that this thread began."""
+    own = f"/proc/self/task/{threading.get_native_id()}/children"
+    return [int(word) for word in Path(own).read_text().split()]
 
 
 def until_none(world: World) -> None:
@@ -79,6 +88,29 @@ def test_what_the_caller_has_open_is_not_kept_open(used: World, tmp_path: Path) 
     for one in (pid, rows(used)["a"]["pid"]):
         links = [os.readlink(entry) for entry in Path(f"/proc/{one}/fd").iterdir()]
         assert str(tmp_path / "held") not in links
+
+
+def test_it_is_no_part_of_the_shell_that_began_it(used: World) -> None:
+    used.run("apply", used.profile({}))
+    (pid,) = begun(used)
+    assert os.getsid(pid) == pid
+    fields = dict(
+        line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    held_back = int(fields["SigBlk"], 16) | int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
+    assert held_back == 0
+
+
+def test_ctrl_c_does_not_reach_it_however_young(used: World) -> None:
+    log = (used.state / "daemon.log").read_bytes()
+    young = head_start.spawn(Settings.from_env(used.env))
+    (pid,) = children()
+    for number in head_start.TO_THE_GROUP:
+        os.kill(pid, number)
+    os.close(young.tasks)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(young.answers)
+    assert (used.state / "daemon.log").read_bytes() == log
 
 
 def test_a_variable_without_a_name_is_no_matter(used: World) -> None:
