@@ -29,6 +29,9 @@ _ELSEWHERE = ("--foreground", "--dry-run", "--listen", "--help", "-h")
 
 _begun: list[Begun] = []
 
+_children: list[int] = []
+"""What this process began and has not seen ended: a command that stays may begin many."""
+
 
 class Begun:
     """Descriptors: `tasks` takes its task, `answers` says what became of it."""
@@ -80,10 +83,11 @@ def drop() -> None:
 
 def spawn(settings: Settings) -> Begun:
     """Begin one. Raises `OSError`."""
+    _children[:] = [pid for pid in _children if not _has_ended(pid)]
     log = os.open(_log(settings), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     (heard, tasks), (answers, told) = os.pipe(), os.pipe()
     try:
-        _spawn(settings, heard, told, log)
+        _children.append(_spawn(settings, heard, told, log))
     except BaseException:
         os.close(tasks)
         os.close(answers)
@@ -94,9 +98,17 @@ def spawn(settings: Settings) -> Begun:
     return Begun(tasks, answers)
 
 
-def _spawn(settings: Settings, heard: int, told: int, log: int) -> None:
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        # Someone else has waited for it.
+        return True
+
+
+def _spawn(settings: Settings, heard: int, told: int, log: int) -> int:
     # Not by `subprocess`, which takes as long to load as all the rest here.
-    os.posix_spawn(
+    return os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", "orchestrator.cli.background", str(ANSWERS)],
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -111,6 +112,18 @@ def test_ctrl_c_does_not_reach_it_however_young(used: World) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(young.answers)
     assert (used.state / "daemon.log").read_bytes() == log
+
+
+def test_a_command_that_stays_keeps_at_most_the_last_one_that_ended(used: World) -> None:
+    settings, pid = Settings.from_env(used.env), 0
+    for _ in range(3):
+        young = head_start.take(settings)
+        (pid,) = children()
+        os.close(young.tasks)
+        os.close(young.answers)
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.waitpid(pid, 0)
 
 
 def test_a_variable_without_a_name_is_no_matter(used: World) -> None:
