@@ -43,12 +43,18 @@ def take_over(
     leaders = _first_of_each_run([one for one in found if one.leads])
     runs: set[str] = set()
     served: set[str] = set()
-    for status in recorded.values():
-        if status.phase in ALIVE and _resume(status, leaders, bus, executor):
-            served.add(status.name)
-            runs.add(status.start_id)
     known = {status.start_id for status in recorded.values()}
     unknown = [one for one in leaders if one.start_id not in known]
+    begun_again = {base_of(one.instance) for one in unknown}
+    living = {one.start_id for one in leaders}
+    for status in recorded.values():
+        if status.phase not in ALIVE:
+            continue
+        # Process 1 may not have waited for it yet: its corpse must not stand in for what follows.
+        over = status.start_id not in living and base_of(status.name) in begun_again
+        if _resume(status, leaders, bus, executor, over=over):
+            served.add(status.name)
+            runs.add(status.start_id)
     for name, one in _by_their_marks(unknown, served):
         if _adopt_unrecorded(one, name, desired.get(base_of(name)), bus, executor):
             runs.add(one.start_id)
@@ -98,8 +104,13 @@ async def sweep(strays: list[ProcessRef], bus: Bus) -> None:
         bus.post(Event(EventType.SWEPT, message=message, data={"pid": stray.pid}))
 
 
-def _resume(status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Executor) -> bool:
-    """Watch again what is recorded, or report its end. True where it goes on."""
+def _resume(
+    status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Executor, *, over: bool
+) -> bool:
+    """Watch again what is recorded, or report its end. True where it goes on.
+
+    `over`: its process has ended, whether it is still in the process table or not.
+    """
     if status.attached is not None and status.phase is not Phase.STOPPING:
         # Nothing of ours runs there, so nothing is adopted.
         executor.attach_again(status)
@@ -110,7 +121,7 @@ def _resume(status: InstanceStatus, leaders: list[Owned], bus: Bus, executor: Ex
         bus.post(Event(EventType.DETACHED, status.name, message=message, data=data))
         return False
     ref = status.process or next((o.ref for o in leaders if o.start_id == status.start_id), None)
-    running = process.adopt(ref) if ref is not None else None
+    running = process.adopt(ref) if ref is not None and not over else None
     if ref is None or running is None:
         _report_gone(status, bus)
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runtime.identity import OWNER_VARIABLE, state_id
+from orchestrator.runtime.identity import OWNER_VARIABLE, read_stat, state_id
 from tests.fakes import fake
 from tests.look import (
     daemon_pid,
@@ -86,8 +86,14 @@ def test_without_its_store_an_ollama_keeps_what_it_has_in_memory(ollama_world: O
     world.until(lambda: world.runners("o") not in ([], runners), "it is loaded again")
 
 
-def test_what_a_store_does_not_know_yet_is_adopted_in_place_of_what_it_knows(world: World) -> None:
-    """The disk was full while an instance was started again, and then the daemon was killed."""
+@pytest.mark.parametrize("corpse", [False, True])
+def test_what_a_store_does_not_know_yet_is_adopted_in_place_of_what_it_knows(
+    world: World, corpse: bool
+) -> None:
+    """The disk was full while an instance was started again, and then the daemon was killed.
+
+    What it knows may still be a corpse then: process 1 takes its time to wait for it.
+    """
     world.run("apply", world.profile({"a": {"port": world.port()}, "b": {"port": world.port()}}))
     with (
         closing(sqlite3.connect(world.state / "state.db")) as now,
@@ -100,12 +106,35 @@ def test_what_a_store_does_not_know_yet_is_adopted_in_place_of_what_it_knows(wor
     kill_daemon(world)
     _lose_store(world)
     shutil.copy(world.folder / "earlier.db", world.state / "state.db")
+    dead = _corpse()
+    if corpse:
+        _put_on_record(world, "a", dead)
 
     world.run("daemon", "start")
     world.run("wait")
 
     assert pids(world) == before
     assert all(alive(pid) for pid in before.values() if pid)
+    dead.wait()
+
+
+def _corpse() -> subprocess.Popen[bytes]:
+    """A process that has ended, and that nobody has waited for."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process
+
+
+def _put_on_record(world: World, name: str, process: subprocess.Popen[bytes]) -> None:
+    stat = read_stat(process.pid)
+    assert stat is not None
+    with sqlite3.connect(world.state / "state.db") as db:
+        db.execute(
+            "UPDATE instances SET data = json_set(data, '$.process.pid', ?,"
+            " '$.process.start_ticks', ?) WHERE name = ?",
+            (process.pid, stat.start_ticks, name),
+        )
+    db.close()
 
 
 def test_without_its_store_a_daemon_stops_nothing_until_told_what_is_wanted(world: World) -> None:
