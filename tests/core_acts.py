@@ -123,4 +123,9 @@ class WorldExecutor:
         self._world.attached[status.name] = again
 
     def adopt(self, status: InstanceStatus, running: Run) -> None:
+        if running in self._world.corpses:
+            self._world.tell(EventType.EXITED, status.name, status.start_id, exit_code=None)
+            return
         running.told, running.name = status.phase is Phase.READY, status.name
+        # Of one that is on no record nobody knows what its files were when it began.
+        running.spec = replace(running.spec, inputs=status.spec.inputs)

@@ -5,7 +5,7 @@ Each law is said here anew, without the functions of the core that are to obey i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from orchestrator.core.status import (
     ModelState,
     Observed,
     Phase,
+    ProcessRef,
     lost_its_port,
 )
 from orchestrator.core.successor import base_of, next_of, old_of
@@ -208,6 +209,14 @@ def may_take_over(world: World, name: str) -> None:
     assert run is None or run.told, f"{name} is taken over by what was not ready"
     declared = (world.loop.desired or {})[name]
     assert any(one.command == status.spec.command for one in both(declared))
+
+
+def may_sweep(world: World, strays: Iterable[ProcessRef]) -> None:
+    """Of what an earlier daemon left, only what another of that name stands in for."""
+    swept = [run for run in world.runs if run.ref in strays]
+    left = {base_of(run.name) for run in world.runs if run not in swept}
+    for run in swept:
+        assert base_of(run.name) in left, f"{run.name} is swept, and was all there was of it"
 
 
 def _stays_until_its_successor_is_ready(world: World, name: str) -> None:
@@ -409,12 +418,18 @@ def _is_kept_out(world: World, name: str) -> bool:
 
 
 def _may_wait_for_memory(world: World, name: str) -> bool:
-    """Nobody goes for what is loaded in advance, and what is pinned goes for nobody."""
+    """Nobody goes for what is loaded in advance, and what is pinned goes for nobody. What cannot
+    be changed yet, for what it needs is away, runs as it was."""
     desired, observed = world.loop.desired or {}, world.loop.observed
     on_demand, status = desired[name].on_demand, observed.get(name)
     in_advance = on_demand is not None and (status is None or status.rests)
     pinned = [n for n, spec in desired.items() if spec.on_demand and spec.on_demand.pin]
-    return in_advance or any(world.run_of(other) for other in pinned)
+    stays = [
+        n
+        for n in world.loop.plan.pending
+        if any(_is_away(world, need) for need in desired[n].needs)
+    ]
+    return in_advance or any(world.run_of(other) for other in [*pinned, *stays])
 
 
 def _is_away(world: World, need: str) -> bool:

@@ -76,6 +76,8 @@ class World:
     strangers: dict[int, str] = field(default_factory=dict[int, str])
     models: set[str] = field(default_factory=set[str])
     runs: list[Run] = field(default_factory=list[Run])
+    corpses: list[Run] = field(default_factory=list[Run])
+    """What ended since the machine was started."""
     mail: list[Event] = field(default_factory=list[Event])
     history: list[Event] = field(default_factory=list[Event])
     starts: dict[str, tuple[InstanceSpec, str]] = field(
@@ -112,7 +114,7 @@ class World:
             (adoption, {"find_owned": self._owned, "boot_id": lambda: str(self.boot)}),
             (adoption, {"runs_as": self._runs_as, "command_of": self._command_of}),
             (adoption, {"environment_of": lambda pid: {}}),
-            (adoption, {"process": SimpleNamespace(adopt=self._living)}),
+            (adoption, {"process": SimpleNamespace(adopt=self._found)}),
         ]
         for where, what in replaced:
             self.patches.enter_context(patch.multiple(where, **what))
@@ -150,14 +152,19 @@ class World:
         self.wake_at = self.loop.step()
         core_laws.after_a_pass(self)
 
-    def die_and_return(self, *, reboot: bool, first_pass_blind: bool) -> None:
-        """The daemon is killed, with all that it had not folded yet; another one takes over."""
+    def die_and_return(self, *, reboot: bool, first_pass_blind: bool, unwaited: bool) -> None:
+        """The daemon is killed, with all that it had not folded yet; another one takes over.
+
+        `unwaited`: what has ended is still in the process table, for nobody has waited for it.
+        """
         self.mail.clear()
         self.starts.clear()
         self.attached.clear()
         if reboot:
             self.boot, self.clock = self.boot + 1, 10.0
             self.runs.clear()
+        if reboot or not unwaited:
+            self.corpses.clear()
         for run in self.runs:
             run.kill_at, run.misses, run.condemned = None, 0, False
         self._new_daemon()
@@ -168,6 +175,7 @@ class World:
             executor=cast(Executor, self.executor),
             desired=self.declared,
         )
+        core_laws.may_sweep(self, strays)
         ended = {stray.pid for stray in strays}
         self.runs = [run for run in self.runs if run.ref.pid not in ended]
         if first_pass_blind:
@@ -205,6 +213,10 @@ class World:
 
     def _living(self, ref: ProcessRef) -> Run | None:
         return next((run for run in self.runs if run.ref == ref), None)
+
+    def _found(self, ref: ProcessRef) -> Run | None:
+        corpse = next((run for run in self.corpses if run.ref == ref), None)
+        return self._living(ref) or corpse
 
     def _runs_as(self, ref: ProcessRef, wanted: InstanceSpec) -> bool:
         run = self._living(ref)
@@ -278,6 +290,7 @@ class World:
     def end(self, run: Run, code: int | None, *, reason: str = "", waits: bool = False) -> None:
         """Its end is told once, by the daemon that watches it."""
         self.runs.remove(run)
+        self.corpses.append(run)
         data: dict[str, Any] = {"exit_code": code}
         if waits:
             data["waits"] = True

@@ -286,14 +286,26 @@ class Story(RuleBasedStateMachine):
         if event.data["start_id"] not in known:
             self.world.bus.deliver(event)
 
-    @rule(reboot=st.booleans(), blind=st.booleans(), dead=st.sets(anybody))
-    def the_daemon_dies(self, reboot: bool, blind: bool, dead: set[str]) -> None:
-        self.world.runs = [run for run in self.world.runs if run.name not in dead]
-        self.world.die_and_return(reboot=reboot, first_pass_blind=blind)
+    @rule(reboot=st.booleans(), blind=st.booleans(), unwaited=st.booleans(), dead=st.sets(anybody))
+    def the_daemon_dies(self, reboot: bool, blind: bool, unwaited: bool, dead: set[str]) -> None:
+        ended = [run for run in self.world.runs if run.name in dead]
+        self.world.runs = [run for run in self.world.runs if run not in ended]
+        self.world.corpses += ended
+        self.world.die_and_return(reboot=reboot, first_pass_blind=blind, unwaited=unwaited)
 
     @rule(full=st.booleans())
     def the_disk_fills(self, full: bool) -> None:
         self.world.disk_full = full
+
+    @precondition(lambda self: self.world.runs)
+    @rule(index=nth, unwaited=st.booleans())
+    def one_begins_again_and_that_is_on_no_record(self, index: int, unwaited: bool) -> None:
+        self.world.disk_full = True
+        self.world.end(self.world.runs[index % len(self.world.runs)], 1)
+        for _ in range(12):
+            self.world.turn()
+        self.world.die_and_return(reboot=False, first_pass_blind=False, unwaited=unwaited)
+        self.world.disk_full = False
 
     @rule(memory=st.sampled_from([0, 50, 90]))
     def others_take_memory(self, memory: int) -> None:
@@ -435,7 +447,7 @@ def test_a_delay_of_before_the_machine_was_started_anew_is_over(world: World) ->
     world.arrive(0)
     world.step()
     assert world.loop.observed["a"].phase == "backoff"
-    world.die_and_return(reboot=True, first_pass_blind=False)
+    world.die_and_return(reboot=True, first_pass_blind=False, unwaited=False)
     assert "a" in world.starts
 
 
@@ -515,7 +527,7 @@ def test_a_daemon_that_dies_forgets_no_request(world: World) -> None:
     declared(world, b=Wish(2, on_demand=IDLE))
     world.want("b")
     world.step()
-    world.die_and_return(reboot=False, first_pass_blind=False)
+    world.die_and_return(reboot=False, first_pass_blind=False, unwaited=False)
     world.settle(TURNS)
     assert [run.name for run in world.runs] == ["b"]
 
