@@ -5,7 +5,7 @@ Each law is said here anew, without the functions of the core that are to obey i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -211,7 +211,7 @@ def may_take_over(world: World, name: str) -> None:
     assert any(one.command == status.spec.command for one in both(declared))
 
 
-def may_sweep(world: World, strays: Iterable[ProcessRef]) -> None:
+def may_sweep(world: World, strays: Collection[ProcessRef]) -> None:
     """Of what an earlier daemon left, only what another of that name stands in for."""
     swept = [run for run in world.runs if run.ref in strays]
     left = {base_of(run.name) for run in world.runs if run not in swept}
